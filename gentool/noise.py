@@ -1,0 +1,106 @@
+"""Noise by counter: a sample's noise depends on (seed, sample index, stream, step) and on nothing else.
+
+So sample i of a seed is the same whatever the batch size, the device count or the rank, and a stored gradient can
+replay its noise. Draws are made on the CPU, per sample, and moved: the bits agree between devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+def mix(*parts: int | str) -> int:
+    """A 63-bit key of the parts; equal parts give equal keys on every machine."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+class Noise:
+    """Standard normal noise for a batch of samples.
+
+    Args:
+        seed: the run's seed.
+        indices: the global index of each sample of the batch, length B.
+        shape: the shape of one sample's noise.
+        device, dtype: where the draws go; they are always made in float32 on the CPU, so that a float64
+            state and a float32 state see the same noise.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        indices: Sequence[int],
+        shape: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.seed = seed
+        self.indices = [int(i) for i in indices]
+        self.shape = tuple(shape)
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._nodes: dict[tuple[str, int, int], Tensor] = {}
+
+    def _draw(self, stream: str, step: int) -> Tensor:
+        out = torch.empty(len(self.indices), *self.shape)
+        generator = torch.Generator()
+        for row, index in zip(out, self.indices):
+            generator.manual_seed(mix(self.seed, index, stream, step))
+            torch.randn(self.shape, generator=generator, out=row)
+        return out
+
+    def normal(self, stream: str, step: int = 0) -> Tensor:
+        """(B, *shape) independent N(0, 1) for this stream (`"prior"`, `"churn"`, ...) and step."""
+        return self._draw(stream, step).to(self.device, self.dtype)
+
+    def uniform(self, stream: str, step: int = 0) -> Tensor:
+        """(B,) independent U[0, 1) in float64 on the CPU."""
+        generator = torch.Generator()
+        return torch.stack(
+            [
+                torch.rand((), generator=generator.manual_seed(mix(self.seed, i, stream, step)), dtype=torch.float64)
+                for i in self.indices
+            ]
+        )
+
+    def increment(self, stream: str, a: float, b: float, depth: int = 12) -> Tensor:
+        """(W(b) - W(a)) / sqrt(b - a) of one Brownian path per sample on [0, 1]: N(0, 1), (B, *shape).
+
+        Disjoint intervals are independent, and the path does not depend on the intervals asked for: a run with
+        twice the steps sees the same path, finer. Ends are rounded to multiples of 2**-depth.
+
+        Raises:
+            ValueError: unless 0 <= a < b <= 1 after rounding.
+        """
+        cells = 1 << depth
+        i, j = round(a * cells), round(b * cells)
+        if not 0 <= i < j <= cells:
+            raise ValueError(f"no Brownian increment over [{a}, {b}] at a resolution of 2**-{depth}")
+        path_a, path_b = self._path(stream, i, depth), self._path(stream, j, depth)
+        # Solvers walk through [0, 1] one way: only the tree above the newest point is needed again.
+        return ((path_b - path_a) / math.sqrt((j - i) / cells)).to(self.device, self.dtype)
+
+    def _path(self, stream: str, k: int, depth: int) -> Tensor:
+        """W(k 2**-depth), by midpoint (Levy) refinement from W(0) = 0 and W(1)."""
+        cells = 1 << depth
+        if k == 0:
+            return torch.zeros(len(self.indices), *self.shape)
+        if k == cells:
+            return self._node(stream, 0, 0, lambda z: z)
+        low = k & -k  # the span of the dyadic interval whose midpoint k is, halved
+        level, place = depth - low.bit_length() + 1, k // (2 * low)
+        mean = (self._path(stream, k - low, depth) + self._path(stream, k + low, depth)) / 2
+        return self._node(stream, level, place, lambda z: mean + math.sqrt(low / cells / 2) * z)
+
+    def _node(self, stream: str, level: int, place: int, build) -> Tensor:  # type: ignore[no-untyped-def]
+        key = (stream, level, place)
+        if key not in self._nodes:
+            if len(self._nodes) > 64:  # bounded memory; an evicted node is drawn again, the same
+                self._nodes.pop(next(iter(self._nodes)))
+            self._nodes[key] = build(self._draw(f"{stream}/{level}", place))
+        return self._nodes[key]

@@ -1,0 +1,140 @@
+"""The sections every recipe shares. Families subclass `Recipe` and type their own `model:` block.
+
+No torch here: validating a recipe is instant. Every field has a description: it becomes the JSON Schema that
+editors complete from, and the generated reference in docs/.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Base of every recipe block: unknown keys, lax conversions, NaN and infinity are errors."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Trainer(Strict):
+    max_steps: Positive = 1000
+    """Optimiser steps in all; a resumed run goes on to this number."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
+    """Arithmetic of the network; weights, losses and EMA stay in float32."""
+    devices: Positive | Literal["auto"] = "auto"
+    """Devices per node."""
+    nodes: Positive = 1
+    """Machines that train together."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How devices share the work; auto is ddp when there is more than one."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where to train."""
+    accumulate: Positive = 1
+    """Batches per optimiser step."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Clip the gradient's global norm to this."""
+    compile: bool = False
+    """torch.compile the network; falls back with one warning where no compiler is found."""
+    matmul: Literal["highest", "high", "medium"] = "high"
+    """float32 matrix precision on GPUs (high is TF32)."""
+    checkpoint_every: Positive = 1000
+    """Steps between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    """How many of the newest checkpoints to keep."""
+    log_every: Positive = 50
+    """Steps between rows of metrics.csv."""
+    loggers: tuple[Literal["tensorboard"], ...] = ()
+    """Loggers beside metrics.csv and metrics.jsonl, which are always written."""
+    deterministic: bool = False
+    """Refuse operations whose result may vary between runs on a GPU."""
+
+
+class Optimizer(Strict):
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """Update rule."""
+    lr: Annotated[float, Field(gt=0)] = 1.0e-3
+    """Learning rate after warm-up."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Adam's moment decays."""
+    eps: Annotated[float, Field(gt=0)] = 1.0e-8
+    """Adam's denominator guard."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay (adamw), L2 (adam, sgd)."""
+    momentum: Fraction = 0.0
+    """Momentum of sgd."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """What the learning rate does after warm-up, down to `final` times lr at max_steps."""
+    final: Fraction = 0.0
+    """The last learning rate as a fraction of lr."""
+
+
+class Ema(Strict):
+    rule: Literal["constant", "ramp", "half-life", "inverse-power"] = "ramp"
+    """constant: beta = decay; ramp: min(decay, (1+k)/(10+k)); half-life: EDM's, in images; inverse-power: k-diffusion's."""
+    decay: Fraction = 0.999
+    """The (largest) decay of the constant and ramp rules."""
+    half_life: Annotated[float, Field(gt=0)] = 500_000.0
+    """Images after which a weight counts half (rule half-life)."""
+    ramp_up: Annotated[float, Field(gt=0)] = 0.05
+    """Half-life is at most this share of the images seen (rule half-life)."""
+    power: Annotated[float, Field(gt=0)] = 2 / 3
+    """Exponent of the inverse-power rule."""
+
+
+class Sample(Strict):
+    solver: str = "dpmpp-2m"
+    """Solver by name; see `gentool solvers list`."""
+    steps: Positive = 20
+    """Steps of the solver's grid."""
+    grid: str | None = None
+    """Step grid (karras, log-snr, uniform-t, power-t, ...); absent: the solver's own."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the solver (eta, s_churn, order ...), checked against its signature."""
+    guidance: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Guidance rules in order, e.g. `{cfg: {scale: 2.0}}`; see docs/guidance.md."""
+    count: Positive = 64
+    """How many samples."""
+    batch_size: Positive = 64
+    """Samples per network call; never changes a sample."""
+    threshold: Literal["none", "static", "dynamic"] = "none"
+    """Clip x0 predictions to the pixel range (images only)."""
+
+
+class Evaluate(Strict):
+    metrics: tuple[str, ...] = ("fid", "precision-recall")
+    """Metrics by name; see docs/metrics.md."""
+    features: str = "classifier"
+    """Feature extractor: classifier, pixels or inception."""
+    count: Positive | None = None
+    """Samples to judge; absent: those of `sample`."""
+
+
+class Recipe(Strict):
+    """What every recipe has. `data` and `model` are typed by `families.recipe_schema`."""
+
+    family: str
+    """Which model family; `gentool families list`."""
+    description: str = ""
+    """One line: what this trains, on what, and what to expect."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Fixes weights, data order and noise."""
+    data: Any
+    """Data set by name and how to read it."""
+    model: Any
+    """The family's networks and process."""
+    trainer: Trainer = Trainer()
+    optimizer: Optimizer = Optimizer()
+    ema: Ema | None = Ema()
+    """Moving average of the weights; sampling uses it. null switches it off."""
+    sample: Sample = Sample()
+    """What `gentool sample RUN` does when nothing is said."""
+    evaluate: Evaluate = Evaluate()
+    """What `gentool evaluate RUN` does when nothing is said."""

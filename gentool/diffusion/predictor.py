@@ -1,0 +1,98 @@
+"""What a solver sees of a model: one call, x0 from the canonical state.
+
+Sources: design.md section 6 (one denoiser for all); specs/solvers.md 5.1 (NFE is counted here, not in solvers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x (B, ...), sigma (B,), label (B,) or None) -> D (B, ...): one network call."""
+
+
+class Guidance(Protocol):
+    """A field rule of specs/guidance.md: turns calls of the network into a guided x0 prediction.
+
+    `call(x, sigma, label)` is one counted network call on any number of rows; `memory` is the rule's own state
+    between calls (momentum, stickiness), None at the start of a trajectory. A rule must be a pure function.
+    """
+
+    def __call__(
+        self, call: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None, memory: Any
+    ) -> tuple[Tensor, Any]: ...
+
+
+class Predictor:
+    """A denoiser bound to labels, guidance and thresholding for one batch of one sampling call.
+
+    Args:
+        denoise: the network as x0 prediction, in the canonical state (float32 in, float32 out).
+        sigma_min, sigma_max: the range the network was trained on; sigma is clipped to it.
+        label: (B,) class labels, or None.
+        guidance: a rule, or None for the plain conditional prediction.
+        threshold: clip x0 to [-1, 1] (`static`), or to the 99.5 % quantile and rescale (`dynamic`, Imagen); after
+            guidance, before any solver history.
+        dtype: what the network is fed; the result comes back in the state's own dtype.
+
+    Attributes:
+        nfe: network calls per sample so far (a float: rules that skip calls for some samples count those alone).
+    """
+
+    def __init__(
+        self,
+        denoise: Denoise,
+        *,
+        sigma_min: float = 0.0,
+        sigma_max: float = float("inf"),
+        label: Tensor | None = None,
+        guidance: Guidance | None = None,
+        threshold: Literal["none", "static", "dynamic"] = "none",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.denoise = denoise
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.label = label
+        self.guidance = guidance
+        self.threshold = threshold
+        self.dtype = dtype
+        self.nfe = 0.0
+        self._memory: Any = None
+
+    def memory(self) -> Any:
+        """The guidance rule's state, to replay a step from."""
+        return self._memory
+
+    def restore(self, memory: Any) -> None:
+        self._memory = memory
+
+    def _call(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        self.nfe += x.shape[0] / self._batch
+        out = self.denoise(x, sigma, label)
+        return out.to(self.dtype) if out.dtype != self.dtype else out
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """x (B, ...) canonical state, sigma a number, 0-d or (B,) tensor -> D (B, ...) in x's dtype."""
+        self._batch = x.shape[0]
+        level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).clamp(self.sigma_min, self.sigma_max)
+        level = level.to(self.dtype).expand(x.shape[0]).contiguous()
+        fed = x.to(self.dtype)
+        if self.guidance is None:
+            x0 = self._call(fed, level, self.label)
+        else:
+            x0, self._memory = self.guidance(self._call, fed, level, self.label, self._memory)
+        return _clip(x0, self.threshold).to(x.dtype)
+
+
+def _clip(x0: Tensor, threshold: str) -> Tensor:
+    if threshold == "none":
+        return x0
+    if threshold == "static":
+        return x0.clamp(-1, 1)
+    size = x0.flatten(1).abs().float().quantile(0.995, dim=1).clamp(min=1).to(x0.dtype)
+    size = size.view(-1, *[1] * (x0.dim() - 1))
+    return x0.clamp(-size, size) / size

@@ -1,0 +1,120 @@
+"""What happens at a step boundary, in this order: count, check, log, save, stop.
+
+Signals only set a flag (`signals.py`); everything that touches the disk happens here, between two steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from gentool.errors import GentoolError
+from gentool.training.metricslog import MetricsLog
+from gentool.training.module import GenModule
+from gentool.training.signals import StopFlag
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""(step, max_steps, newest metrics): progress, called after every step on rank 0."""
+
+
+class NonFiniteError(GentoolError):
+    """The loss was NaN or infinite."""
+
+
+class StepEnd(Callback):
+    """Everything that follows an optimiser step."""
+
+    def __init__(
+        self,
+        *,
+        log: MetricsLog | None,
+        save: Callable[[Trainer, GenModule], None],
+        stop: StopFlag,
+        on_step: OnStep | None,
+        restore: Callable[[Trainer], None] | None,
+    ) -> None:
+        self.log_rows, self.save, self.stop, self.on_step, self.restore = log, save, stop, on_step, restore
+        self._losses: list[Tensor] = []
+        self._metrics: dict[str, float] = {}
+        self._clock = time.perf_counter()
+        self._clock_step = 0
+        self._saved_at = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, GenModule)
+        self.stop.install()  # after Lightning's own handlers, so that ours are the ones that run
+        if self.restore is not None:
+            self.restore(trainer)
+        self._saved_at = self._clock_step = pl_module.step
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = pl_module
+        assert isinstance(module, GenModule)
+        config = module.recipe.trainer
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self._losses.append(loss.detach())
+        if (batch_idx + 1) % config.accumulate:
+            return
+        module.end_step(len(batch[0]) * trainer.world_size * config.accumulate)
+        step, last = module.step, module.step >= config.max_steps
+        stopping = self.stop.agreed(trainer)
+        log_now = step % config.log_every == 0 or last or stopping
+        save_now = step % config.checkpoint_every == 0 or last or stopping
+        # On a CPU looking at the loss is free; on a GPU it would stop the queue, so it waits for the log.
+        if log_now or save_now or module.device.type == "cpu":
+            self._check_losses(module)
+        if log_now:
+            self._write_row(trainer, module)
+        if trainer.is_global_zero and self.on_step is not None:
+            self.on_step(step, config.max_steps, self._metrics)
+        if save_now:
+            self.save(trainer, module)
+            self._saved_at = step
+        if stopping:
+            trainer.should_stop = True
+
+    def _check_losses(self, module: GenModule) -> None:
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).float()
+        self._losses.clear()
+        self._sum = getattr(self, "_sum", 0.0) + float(losses.sum())
+        self._seen = getattr(self, "_seen", 0) + len(losses)
+        if bool(torch.isfinite(losses).all()):
+            return
+        accumulate = module.recipe.trainer.accumulate
+        bad = int((~torch.isfinite(losses)).nonzero()[0])
+        micro = module.step * accumulate - len(losses) + bad
+        raise NonFiniteError(
+            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} (training batch {micro}); "
+            f"the last checkpoint, of step {self._saved_at}, is good: lower optimizer.lr, set trainer.clip_norm "
+            "or optimizer.warmup, and go on with --resume auto"
+        )
+
+    def _write_row(self, trainer: Trainer, module: GenModule) -> None:
+        now = time.perf_counter()
+        steps = max(1, module.step - self._clock_step)
+        size = module.recipe.data.batch_size
+        self._metrics = {
+            "step": module.step,
+            "loss": self._sum / max(1, self._seen),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "images_per_second": steps * size / max(1e-9, now - self._clock),
+            **{k: float(v) for k, v in trainer.callback_metrics.items() if k != "loss"},
+        }
+        self._sum, self._seen, self._clock, self._clock_step = 0.0, 0, now, module.step
+        if trainer.is_global_zero and self.log_rows is not None:
+            self.log_rows.write(self._metrics)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The newest row."""
+        return self._metrics

@@ -1,0 +1,131 @@
+"""The Lightning module under every family.
+
+A training step is a pure function of (weights, optimiser state, step number): data order, noise and dropout are keyed
+by the step, so that a resumed run ends with the weights of an uninterrupted one, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from gentool.noise import mix
+from gentool.recipes.schema import Optimizer, Recipe
+from gentool.training.ema import Ema
+
+if TYPE_CHECKING:
+    from gentool.data.spec import Batch, DataSpec
+    from gentool.training.sampling import Drawn, SampleRequest
+
+
+class GenModule(LightningModule):
+    """Base of every family's module.
+
+    A family sets `self.model`: the network or networks that sampling needs (EMA follows them, model.safetensors
+    holds them), and writes `per_example_loss` and `draw`. A family with several optimisers overrides
+    `configure_optimizers` and `training_step` (Lightning's manual optimisation).
+
+    Attributes:
+        step: optimiser steps done, over all resumptions.
+        rng: the generator of this training batch, on the module's device.
+    """
+
+    model: nn.Module
+
+    def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.spec = spec
+        self.step = 0
+        self.rng = torch.Generator()
+        self.ema: Ema | None = None
+        self._first_micro = 0
+
+    # What a family writes
+
+    def fit_to_data(self, dataset: Any) -> None:  # noqa: B027
+        """Measures what the model takes from the training data (sigma_data ...); called once, before step 0."""
+
+    def per_example_loss(self, batch: Batch) -> Tensor:
+        """(B,) losses whose mean is minimised; randomness comes from `self.rng` alone."""
+        raise NotImplementedError(f"{type(self).__name__} trains by a step of its own")
+
+    @abstractmethod
+    def draw(self, request: SampleRequest) -> Drawn:
+        """Samples in model space for the indices of the request; a pure function of it and the weights."""
+
+    def capabilities(self) -> frozenset[str]:
+        """What this model offers to solvers and guidance (`denoiser`, `label-dropout`, `attention`, ...)."""
+        return frozenset()
+
+    # Lightning
+
+    def prepare_training(self) -> None:
+        """Builds the EMA; called after weights are initialised or restored."""
+        if self.recipe.ema is not None and self.ema is None:
+            self.ema = Ema(self.model, self.recipe.ema)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.per_example_loss(batch).mean()
+
+    def on_train_start(self) -> None:
+        self._first_micro = self.step * self.recipe.trainer.accumulate
+        if self.ema is not None:
+            self.ema.to(self.device)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        micro = self._first_micro + batch_idx
+        if self.rng.device != self.device:
+            self.rng = torch.Generator(self.device)
+        # The same draws on every rank: families draw for the global batch and keep their own rows.
+        self.rng.manual_seed(mix(self.recipe.seed, "train", micro))
+        torch.manual_seed(mix(self.recipe.seed, "layers", micro, self.global_rank))
+        for optimizer, schedule in zip(self.trainer.optimizers, self.lr_schedules(), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(self.step)
+
+    def end_step(self, batch_size: int) -> None:
+        """One optimiser step is done: count it and let the EMA follow."""
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.model, self.step - 1, batch_size)
+
+    def configure_optimizers(self) -> Any:
+        return build_optimizer(self.recipe.optimizer, self.parameters())
+
+    def lr_schedules(self) -> list[LrSchedule]:
+        """One for each optimiser, in the order of `configure_optimizers`."""
+        return [LrSchedule(self.recipe.optimizer, self.recipe.trainer.max_steps)]
+
+
+class LrSchedule:
+    """The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+
+    def __init__(self, config: Optimizer, max_steps: int) -> None:
+        self.config, self.max_steps = config, max_steps
+
+    def __call__(self, step: int) -> float:
+        c = self.config
+        if step < c.warmup:
+            return c.lr * (step + 1) / c.warmup
+        done = min(1.0, (step - c.warmup) / max(1, self.max_steps - c.warmup))
+        if c.schedule == "cosine":
+            return c.lr * (c.final + (1 - c.final) * (1 + math.cos(math.pi * done)) / 2)
+        if c.schedule == "linear":
+            return c.lr * (1 - (1 - c.final) * done)
+        return c.lr
+
+
+def build_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """torch's optimiser for a recipe block, over the parameters that ask for a gradient."""
+    trainable = [p for p in parameters if p.requires_grad]
+    if config.name == "sgd":
+        return torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
+    cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return cls(trainable, config.lr, config.betas, config.eps, config.weight_decay, foreach=True)

@@ -1,0 +1,49 @@
+"""What a sampling task asks of a family's module, and what it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gentool.noise import Noise
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One batch of samples.
+
+    Attributes:
+        indices: the global index of each sample; with the seed it fixes its noise.
+        labels: (B,) int64 class labels, or None for an unconditional model.
+        solver, steps, grid, options: as in the recipe's `sample:` block.
+        guidance: rules by name with their options, in order.
+        on_step: called with (steps done, steps in all), for progress.
+    """
+
+    seed: int
+    indices: Sequence[int]
+    labels: Tensor | None
+    solver: str
+    steps: int
+    grid: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    guidance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threshold: Literal["none", "static", "dynamic"] = "none"
+    device: torch.device = torch.device("cpu")
+    on_step: Callable[[int, int], None] | None = None
+
+    def noise(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Noise:
+        return Noise(self.seed, self.indices, shape, self.device, dtype)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples `x` (B, ...) in model space, network calls per sample, and what made them."""
+
+    x: Tensor
+    nfe: float
+    manifest: Mapping[str, Any]

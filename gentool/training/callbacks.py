@@ -40,6 +40,7 @@ class StepEnd(Callback):
     ) -> None:
         self.log_rows, self.save, self.stop, self.on_step, self.restore = log, save, stop, on_step, restore
         self._losses: list[Tensor] = []
+        self._sum, self._seen = 0.0, 0
         self._metrics: dict[str, float] = {}
         self._clock = time.perf_counter()
         self._clock_step = 0
@@ -86,8 +87,8 @@ class StepEnd(Callback):
             return
         losses = torch.stack(self._losses).float()
         self._losses.clear()
-        self._sum = getattr(self, "_sum", 0.0) + float(losses.sum())
-        self._seen = getattr(self, "_seen", 0) + len(losses)
+        self._sum += float(losses.sum())
+        self._seen += len(losses)
         if bool(torch.isfinite(losses).all()):
             return
         accumulate = module.recipe.trainer.accumulate

@@ -1,0 +1,44 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint format docs benchmarks clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gentool needs Python 3.11 or newer: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## Train, sample and judge a small diffusion model of handwritten digits; four minutes on two cores
+	$(BIN)/python -m gentool.tasks.demo
+
+test: $(STAMP) ## The fast tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: $(STAMP) ## Every test, the slow ones and the demo too
+	$(BIN)/python -m pytest -m '' -n 2 --dist loadgroup
+
+lint: $(STAMP) ## Style, types and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## Regenerate the reference of recipes, the help texts and docs/claims.md
+	$(BIN)/python docs/generate.py
+
+benchmarks: $(STAMP) ## The quick settings; DATA names the folder with MNIST's IDX files
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script --quick --data-dir $${DATA:-.data/mnist} || exit 1; done
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) dist build

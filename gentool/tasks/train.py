@@ -1,0 +1,262 @@
+"""gentool train: a recipe to a run folder; the same call goes on where a killed one stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from gentool import families
+from gentool.data import loader, open_set
+from gentool.data.order import StepBatches
+from gentool.errors import GentoolError, InterruptedError_, PreemptedError, UserError
+from gentool.noise import mix
+from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.schema import Recipe
+from gentool.runs import checkpoints
+from gentool.runs.atomic import write_json, write_text
+from gentool.runs.folder import RunFolder, new_path
+from gentool.runs.provenance import describe_machine
+from gentool.runs.weights import save_weights
+from gentool.tasks.card import model_card
+from gentool.tasks.resume import check_same_run, find_run
+from gentool.training import snapshot
+from gentool.training.callbacks import OnStep, StepEnd
+from gentool.training.metricslog import MetricsLog
+from gentool.training.module import GenModule
+from gentool.training.signals import StopFlag
+
+RUN_DIR = "GENTOOL_RUN_DIR"
+"""Tells the processes that Lightning starts for the other ranks which folder rank 0 chose."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    run: Path
+    steps: int
+    seconds: float
+    loss: float | None
+
+
+def train(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    run_dir: Path | None = None,
+    resume: str | None = None,
+    allow_change: bool = False,
+    on_step: OnStep | None = None,
+    say: Say = lambda line: None,
+) -> Trained:
+    """Trains to `trainer.max_steps`.
+
+    Args:
+        resume: None starts a new run; "auto" goes on from the newest good state of `run_dir` (without one, of the
+            newest run of this recipe), or starts where there is none; a path names the run to go on with.
+        allow_change: go on although the recipe or the data differ from those of the run.
+
+    Raises:
+        PreemptedError, InterruptedError_: a signal asked it to stop; the state is saved.
+        UserError, CorruptError, NonFiniteError: as their messages say.
+    """
+    started = time.perf_counter()
+    resolved = resolve(source, overrides, families.recipe_schema)
+    chosen = os.environ.get(RUN_DIR)
+    run = find_run(resolved, run_dir=Path(chosen) if chosen else run_dir, resume=resume)
+    if run is None:
+        run = RunFolder(run_dir or new_path(resolved.name))
+    if rank_zero_only.rank not in (0, None):
+        return _train(run, resolved, None, lambda line: None, started)
+    run.create()
+    with run.lock():
+        check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
+        os.environ[RUN_DIR] = str(run.path.resolve())
+        try:
+            return _train(run, resolved, on_step, say, started)
+        finally:
+            os.environ.pop(RUN_DIR, None)
+
+
+def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say, started: float) -> Trained:
+    recipe, config = resolved.recipe, resolved.recipe.trainer
+    quiet_lightning()
+    torch.set_float32_matmul_precision(config.matmul)
+    dataset = open_set(recipe.data, "train")
+    module = build_module(recipe, dataset)
+    state, bad = checkpoints.newest(run.checkpoints)
+    for line in bad:
+        say(f"warning: {line}; going on from the one before it")
+    before = run.read_provenance()
+    check_data(before, dataset.fingerprint, run)
+    if state is None:
+        module.fit_to_data(dataset)
+        module.prepare_training()
+    else:
+        snapshot.restore_weights(module, state)
+        say(f"going on from step {module.step} of {config.max_steps}")
+    rank_zero = rank_zero_only.rank in (0, None)
+    provenance = {**describe_machine(), "data_fingerprint": dataset.fingerprint, "recipe": resolved.name}
+    if rank_zero:
+        checkpoints.sweep(run.checkpoints)
+        write_text(run.recipe, resolved.text)
+        lives = [*before.get("lives", []), {"from_step": module.step, **provenance}]
+        write_json(run.provenance, {**provenance, "lives": lives})
+    log = MetricsLog(run, module.step) if rank_zero else None
+    flag = StopFlag()
+
+    def save(trainer: Trainer, trained: GenModule) -> None:
+        taken = snapshot.take(trainer, trained)
+        if trainer.is_global_zero:
+            checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
+            save_model(run, trained, resolved)
+        trainer.strategy.barrier()
+
+    step_end = StepEnd(
+        log=log,
+        save=save,
+        stop=flag,
+        on_step=on_step,
+        restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
+    )
+    if module.step < config.max_steps:
+        fit(module, recipe, dataset, step_end, flag, say)
+    seconds = time.perf_counter() - started
+    if rank_zero:
+        finish(run, resolved, module, log, seconds)
+    if flag.signum is not None and module.step < config.max_steps:
+        raise stopped(flag.signum, module.step, run)
+    rows = [] if log is None else log.rows
+    return Trained(run.path, module.step, seconds, rows[-1]["loss"] if rows else None)
+
+
+def build_module(recipe: Recipe, dataset: Any) -> GenModule:
+    """The family's module with freshly initialised weights; the same for the same seed."""
+    torch.manual_seed(mix(recipe.seed, "weights"))
+    return families.module_class(recipe.family)(recipe, dataset.spec)
+
+
+def fit(
+    module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say
+) -> None:
+    """Lightning's loop over the steps that are left."""
+    config = recipe.trainer
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        precision=config.precision,
+        max_epochs=1,
+        accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
+        gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
+        deterministic=config.deterministic,
+        callbacks=[step_end],
+        logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    if recipe.data.batch_size % trainer.world_size:
+        raise UserError(
+            f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
+        )
+    if config.compile:
+        compile_network(module, say)
+    batches = StepBatches(
+        len(dataset),
+        recipe.data.batch_size,
+        seed=recipe.seed,
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+        start=module.step * config.accumulate,
+        stop=config.max_steps * config.accumulate,
+    )
+    try:
+        trainer.fit(module, loader(dataset, batches, workers=recipe.data.workers, pin=torch.cuda.is_available()))
+    except torch.OutOfMemoryError as error:
+        raise GentoolError(
+            f"out of GPU memory: lower data.batch_size or raise trainer.accumulate, or use trainer.precision=bf16-mixed ({error})"
+        ) from None
+    finally:
+        flag.uninstall()
+
+
+def compile_network(module: GenModule, say: Say) -> None:
+    """torch.compile in place, so that names in the state dict stay as they are."""
+    try:
+        for child in module.compiled_parts():
+            child.compile()
+    except RuntimeError as error:
+        say(f"warning: torch.compile is not available here, training goes on without it: {error}")
+
+
+def make_loggers(names: Sequence[str], folder: Path) -> Any:
+    """Lightning loggers beside gentool's own two files; False for none."""
+    if "tensorboard" not in names:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError:
+        raise UserError("trainer.loggers: tensorboard is not installed; pip install 'gentool[tensorboard]'") from None
+
+
+def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
+    """model.safetensors: the averaged weights where there are any."""
+    tensors = module.model.state_dict() if module.ema is None else module.ema.averaged_state_dict(module.model)
+    save_weights(
+        run.weights,
+        tensors,
+        {
+            "family": resolved.recipe.family,
+            "recipe": resolved.name,
+            "step": str(module.step),
+            "weights": "raw" if module.ema is None else "ema",
+        },
+    )
+
+
+def check_data(before: dict[str, Any], fingerprint: str, run: RunFolder) -> None:
+    known = before.get("data_fingerprint")
+    if known is not None and known != fingerprint:
+        raise UserError(
+            f"the data differ from those this run was trained on (fingerprint {fingerprint[:12]}, was {known[:12]})",
+            str(run.path),
+        )
+
+
+def finish(run: RunFolder, resolved: Resolved, module: GenModule, log: MetricsLog | None, seconds: float) -> None:
+    """Closes the provenance with the time this life took, and writes the model card."""
+    provenance = run.read_provenance()
+    provenance["lives"][-1] |= {"to_step": module.step, "seconds": round(seconds, 3), "device": str(module.device)}
+    provenance["steps"] = module.step
+    write_json(run.provenance, provenance)
+    write_text(run.card, model_card(resolved, provenance, log.rows if log else []))
+
+
+def stopped(signum: int, step: int, run: RunFolder) -> GentoolError:
+    if signum == signal.SIGINT:
+        return InterruptedError_(f"interrupted at step {step} with the state saved; go on with --resume {run.path}")
+    return PreemptedError(f"stopped by signal {signum} at step {step} with the state saved; go on with --resume auto")
+
+
+def quiet_lightning() -> None:
+    """Lightning's banners and hints are for people who write a Trainer by hand."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,111 @@
+"""gentool train --dry-run: what a run would be and cost; writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gentool import families, networks
+from gentool.data import static_spec
+from gentool.data.order import Batch
+from gentool.data.spec import DataSpec
+from gentool.noise import mix
+from gentool.recipes.resolve import Resolved, resolve
+from gentool.tasks.train import build_module, quiet_lightning
+from gentool.training.module import GenModule, build_optimizer
+
+BUDGET = 20.0
+"""Seconds that the timed steps may take; the batch is cut until one step fits."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """`measured_batch` is the batch that was timed; rates and memory are scaled from it to the recipe's own."""
+
+    resolved: Resolved
+    family: str
+    parameters: dict[str, Any]
+    steps_per_second: float
+    memory_bytes: int
+    measured_batch: int
+    device: str
+
+
+def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
+    """Builds the model, runs a few real steps on random data of the set's shape, and measures.
+
+    Memory is weights, gradients, optimiser and EMA, and the activations that a step keeps for its backward pass.
+    """
+    resolved = resolve(source, overrides, families.recipe_schema)
+    quiet_lightning()
+    spec = static_spec(resolved.recipe.data)
+    module = build_module(resolved.recipe, spec)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module.to(device).train()
+    module.prepare_training()
+    parameters = networks.summary(module)
+    size, rate, kept = measure(module, spec, device)
+    batch = resolved.recipe.data.batch_size
+    return DryRun(
+        resolved,
+        resolved.recipe.family,
+        parameters,
+        rate * size / batch,
+        fixed_bytes(module) + kept * batch // size,
+        size,
+        str(device),
+    )
+
+
+def random_batch(spec: DataSpec, size: int, device: torch.device) -> Batch:
+    """Data of the right shape and type, and nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    if spec.kind == "image":
+        x = torch.randint(0, 256, (size, *spec.shape), generator=generator, dtype=torch.uint8)
+    else:
+        x = torch.randn(size, *spec.shape, generator=generator)
+    labels = torch.randint(0, max(1, spec.classes), (size,), generator=generator)
+    return Batch(x.to(device), labels.to(device), torch.arange(size, device=device))
+
+
+def measure(module: GenModule, spec: DataSpec, device: torch.device) -> tuple[int, float, int]:
+    """(batch timed, steps per second at it, activation bytes it keeps)."""
+    started = time.perf_counter()
+    size = 1
+    rate, kept = one_step(module, random_batch(spec, size, device))
+    while size < module.recipe.data.batch_size and time.perf_counter() - started + 4 / rate < BUDGET:
+        size = min(2 * size, module.recipe.data.batch_size)
+        rate, kept = one_step(module, random_batch(spec, size, device))
+    again, _ = one_step(module, random_batch(spec, size, device))
+    return size, max(rate, again), kept
+
+
+def one_step(module: GenModule, batch: Batch) -> tuple[float, int]:
+    """One forward and backward pass and an optimiser step: (steps per second, bytes saved for the backward pass)."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    started = time.perf_counter()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = module.try_step(batch)
+    if module.device.type == "cuda":
+        torch.cuda.synchronize()
+    assert torch.isfinite(loss), "the untrained model's loss is not finite"
+    rate = 1 / max(1e-9, time.perf_counter() - started)
+    return rate, sum(size for pointer, size in kept.items() if pointer not in weights)
+
+
+def fixed_bytes(module: GenModule) -> int:
+    """Weights, gradients, two Adam moments and the EMA, in float32."""
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    adam = 0 if module.recipe.optimizer.name == "sgd" else 2
+    ema = 0 if module.ema is None else sum(p.numel() * 4 for p in module.model.parameters())
+    return weights * (2 + adam) + ema

@@ -1,0 +1,213 @@
+"""gentool sample: a run folder to a samples file."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gentool import families
+from gentool.data import to_uint8
+from gentool.data.spec import DataSpec
+from gentool.errors import CorruptError, UserError
+from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.schema import Sample
+from gentool.runs.folder import RunFolder
+from gentool.runs.provenance import describe_machine
+from gentool.runs.samples import write_samples
+from gentool.runs.weights import fingerprint, load_weights
+from gentool.training.module import GenModule
+from gentool.training.sampling import SampleRequest
+
+OnSample = Callable[[int, int], None]
+"""(samples done, samples in all)."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    path: Path
+    count: int
+    nfe: float
+    seconds: float
+    solver: str
+    seed: int
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker process needs to draw some of the samples."""
+
+    run: str
+    settings: Sample
+    seed: int
+    labels: tuple[int, ...] | None
+
+
+def load_run(path: Path | str) -> tuple[RunFolder, Resolved, GenModule]:
+    """A trained run, ready to sample: its averaged weights, in eval mode, on the CPU.
+
+    Raises:
+        UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
+    """
+    run = RunFolder.open(path)
+    resolved = resolve(run.recipe, (), families.recipe_schema)
+    tensors, _ = load_weights(run.require_weights())
+    spec = DataSpec.from_json(run.read_provenance()["data_spec"])
+    module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)
+    try:
+        module.model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
+    return run, resolved, module.eval().requires_grad_(False)
+
+
+def sample(
+    path: Path | str,
+    *,
+    count: int | None = None,
+    label: str | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    devices: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    on_sample: OnSample | None = None,
+) -> Sampled:
+    """Draws `count` samples and writes them.
+
+    Sample i depends on the seed and i alone: not on the batch size or the number of devices (to rounding).
+
+    Args:
+        label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
+        settings: what differs from the recipe's `sample:` block.
+        devices: processes that share the work (one a GPU, or CPU processes).
+    """
+    started = time.perf_counter()
+    run, resolved, module = load_run(path)
+    chosen = resolved.recipe.sample.model_copy(update=dict(settings or {}))
+    chosen = Sample.model_validate(chosen.model_dump())
+    count = chosen.count if count is None else count
+    if count < 1:
+        raise UserError(f"-n must be at least 1, got {count}")
+    seed = resolved.recipe.seed if seed is None else seed
+    job = Job(str(run.path), chosen, seed, label_cycle(label, module))
+    module.check_request(chosen)
+    arrays, nfe = [], []
+    for part, calls in _work(job, module, count, devices):
+        arrays.append(part)
+        nfe.append(calls * len(part))
+        if on_sample is not None:
+            on_sample(sum(map(len, arrays)), count)
+    images = np.concatenate(arrays)
+    labels = None if job.labels is None else np.array([job.labels[i % len(job.labels)] for i in range(count)])
+    mean_nfe = sum(nfe) / count
+    out = out or run.samples / f"{chosen.solver}-{chosen.steps}-seed{seed}-n{count}.h5"
+    provenance = {
+        **describe_machine(),
+        "run": run.path.name,
+        "recipe": resolved.text,
+        "model_sha256": fingerprint(run.weights),
+        "family": resolved.recipe.family,
+        "seed": seed,
+        "nfe": mean_nfe,
+        "sample": chosen.model_dump_json(),
+        "data_fingerprint": run.read_provenance().get("data_fingerprint", ""),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_samples(out, images, labels, provenance)
+    seconds = time.perf_counter() - started
+    return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
+
+
+def label_cycle(asked: str | None, module: GenModule) -> tuple[int, ...] | None:
+    """The labels that samples take in turn.
+
+    Raises:
+        UserError: the model has no classes, or not this one.
+    """
+    classes = module.classes
+    if classes == 0:
+        if asked is not None:
+            raise UserError("--label: this model was trained without class labels")
+        return None
+    if asked is None:
+        return tuple(range(classes))
+    names = {name: i for i, name in enumerate(module.spec.class_names)}
+    names |= {str(i): i for i in range(classes)}
+    parts = [part.strip() for part in asked.split(",")]
+    for part in parts:
+        if part not in names:
+            raise UserError(f"--label {part!r}: the classes are 0 to {classes - 1}" + _named(module.spec))
+    return tuple(names[part] for part in parts)
+
+
+def _named(spec: DataSpec) -> str:
+    named = [n for i, n in enumerate(spec.class_names) if n != str(i)]
+    return f" ({', '.join(named[:20])}{' ...' if len(named) > 20 else ''})" if named else ""
+
+
+def _work(job: Job, module: GenModule, count: int, devices: int) -> Iterator[tuple[np.ndarray, float]]:
+    """Batches in the order of their indices, drawn here or by `devices` processes."""
+    size = job.settings.batch_size
+    spans = [(start, min(start + size, count)) for start in range(0, count, size)]
+    if devices <= 1:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        module = module.to(device)
+        for span in spans:
+            yield draw_span(job, module, span, device)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(devices, initializer=_start_worker, initargs=(job, devices)) as pool:
+        yield from pool.imap(_worker, spans)
+
+
+def draw_span(
+    job: Job, module: GenModule, span: tuple[int, int], device: torch.device
+) -> tuple[np.ndarray, float]:
+    """Samples span[0] .. span[1]-1 as the file keeps them (uint8 NHWC pictures, float32 otherwise), and their NFE."""
+    indices = range(*span)
+    s = job.settings
+    labels = None
+    if job.labels is not None:
+        labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
+    request = SampleRequest(
+        seed=job.seed,
+        indices=indices,
+        labels=labels,
+        solver=s.solver,
+        steps=s.steps,
+        grid=s.grid,
+        options=s.options,
+        guidance=s.guidance,
+        threshold=s.threshold,
+        device=device,
+    )
+    with torch.no_grad():
+        drawn = module.draw(request)
+    if module.spec.kind == "image":
+        return to_uint8(drawn.x).permute(0, 2, 3, 1).cpu().numpy(), drawn.nfe
+    return drawn.x.float().cpu().numpy(), drawn.nfe
+
+
+_state: dict[str, Any] = {}
+
+
+def _start_worker(job: Job, devices: int) -> None:
+    rank = multiprocessing.current_process()._identity[0] - 1
+    if torch.cuda.is_available():
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(max(1, torch.get_num_threads() // devices))
+    _state.update(job=job, device=device, module=load_run(job.run)[2].to(device))
+
+
+def _worker(span: tuple[int, int]) -> tuple[np.ndarray, float]:
+    return draw_span(_state["job"], _state["module"], span, _state["device"])

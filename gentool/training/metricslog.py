@@ -7,8 +7,8 @@ import io
 import json
 from collections.abc import Mapping
 
-from gentool.runs.atomic import write_text
-from gentool.runs.folder import RunFolder, storage_error
+from gentool.runs.atomic import plain_failures, write_text
+from gentool.runs.folder import RunFolder
 
 
 class MetricsLog:
@@ -17,31 +17,28 @@ class MetricsLog:
     def __init__(self, run: RunFolder, start_step: int) -> None:
         self.run = run
         self._columns: list[str] = []
-        self._rows = [row for row in read_rows(run) if row["step"] <= start_step]
+        self.rows = [row for row in read_rows(run) if row["step"] <= start_step]
         self._rewrite()
 
     def write(self, row: Mapping[str, float]) -> None:
-        self._rows.append(dict(row))
+        self.rows.append(dict(row))
         if [k for k in row if k not in self._columns]:
             self._rewrite()
             return
-        try:
-            with open(self.run.metrics_jsonl, "a") as handle:
-                handle.write(json.dumps(row) + "\n")
-            with open(self.run.metrics_csv, "a", newline="") as handle:
-                csv.DictWriter(handle, self._columns).writerow(row)
-        except OSError as error:
-            raise storage_error(error, self.run.metrics_csv) from error
+        with plain_failures(self.run.metrics_jsonl), open(self.run.metrics_jsonl, "a") as handle:
+            handle.write(json.dumps(row) + "\n")
+        with plain_failures(self.run.metrics_csv), open(self.run.metrics_csv, "a", newline="") as handle:
+            csv.DictWriter(handle, self._columns).writerow(row)
 
     def _rewrite(self) -> None:
-        self._columns = list(dict.fromkeys(k for row in self._rows for k in row))
+        self._columns = list(dict.fromkeys(k for row in self.rows for k in row))
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, self._columns)
         if self._columns:
             writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(self.rows)
         write_text(self.run.metrics_csv, table.getvalue())
-        write_text(self.run.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in self._rows))
+        write_text(self.run.metrics_jsonl, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 def read_rows(run: RunFolder) -> list[dict[str, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +16,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from gentool.noise import mix
-from gentool.recipes.schema import Optimizer, Recipe
+from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
 
 if TYPE_CHECKING:
-    from gentool.data.spec import Batch, DataSpec
+    from gentool.data import DataSpec
+    from gentool.data.order import Batch
     from gentool.training.sampling import Drawn, SampleRequest
 
 
@@ -33,6 +34,7 @@ class GenModule(LightningModule):
 
     Attributes:
         step: optimiser steps done, over all resumptions.
+        classes: class labels the model takes; 0 when it is unconditional.
         rng: the generator of this training batch, on the module's device.
     """
 
@@ -43,6 +45,7 @@ class GenModule(LightningModule):
         self.recipe = recipe
         self.spec = spec
         self.step = 0
+        self.classes = 0
         self.rng = torch.Generator()
         self.ema: Ema | None = None
         self._first_micro = 0
@@ -60,9 +63,37 @@ class GenModule(LightningModule):
     def draw(self, request: SampleRequest) -> Drawn:
         """Samples in model space for the indices of the request; a pure function of it and the weights."""
 
-    def capabilities(self) -> frozenset[str]:
-        """What this model offers to solvers and guidance (`denoiser`, `label-dropout`, `attention`, ...)."""
-        return frozenset()
+    @abstractmethod
+    def check_request(self, settings: Sample) -> None:
+        """Refuses, before any work is done, what this model cannot sample (`UserError` says why)."""
+
+    def compiled_parts(self) -> list[nn.Module]:
+        """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
+        return []
+
+    # What a family uses
+
+    @property
+    def world(self) -> int:
+        """Processes that train together."""
+        return 1 if self._trainer is None else self.trainer.world_size
+
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """This rank's share of rows drawn for the global batch, which is split by interleaving (data/order.py)."""
+        return rows[self.global_rank :: self.world]
+
+    def global_draw(self, count: int, draw: Callable[[int], Tensor]) -> Tensor:
+        """`draw(n)` for the global batch of n = count x world, cut to this rank: ranks together see what one
+        process would have seen."""
+        return self.own_rows(draw(count * self.world))
+
+    def try_step(self, batch: Batch) -> Tensor:
+        """One forward and backward pass without a Trainer: for dry runs and the conformance tests."""
+        self.rng = torch.Generator(self.device)
+        self.rng.manual_seed(mix(self.recipe.seed, "train", 0))
+        loss = self.per_example_loss(batch).mean()
+        loss.backward()
+        return loss.detach()
 
     # Lightning
 

@@ -5,25 +5,94 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gentool import networks
-from gentool.data import to_model
+from gentool.data import DataSpec, to_model
 from gentool.data.order import Batch
-from gentool.data.spec import DataSpec
+from gentool.diffusion import denoiser as denoisers
+from gentool.diffusion import loss as losses
 from gentool.diffusion.denoiser import Denoiser
-from gentool.diffusion.draw import draw_from_denoiser
-from gentool.diffusion.loss import DiffusionLoss
+from gentool.errors import UserError
 from gentool.families.edm.config import EdmRecipe
-from gentool.networks.attention import SelfAttention
-from gentool.networks.augment import Augment
+from gentool.networks.augment import LABEL_WIDTH, augment
+from gentool.training import drawing
 from gentool.training.module import GenModule
+from gentool.training.moments import data_std
 from gentool.training.sampling import Drawn, SampleRequest
 
 
 class EdmModule(GenModule):
+    """Any process, preconditioning, law of noise levels, weight and network of the shared floor."""
+
     recipe: EdmRecipe
     model: Denoiser
 
     def __init__(self, recipe: EdmRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
+        config = recipe.model
+        if config.conditional and spec.classes == 0:
+            raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
+        if config.augment and getattr(config.network, "augment", 0) != LABEL_WIDTH:
+            raise UserError(f"model.augment needs model.network.augment: {LABEL_WIDTH}")
+        if (config.augment or config.flip) and spec.kind != "image":
+            raise UserError(f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data")
+        self.classes = spec.classes if config.conditional else 0
+        self.model = denoisers.build(config, self.build_network)
+        self.loss = losses.build(config, self.model)
+
+    def build_network(self, out_factor: int) -> networks.Network:
+        channels, size = network_shape(self.spec)
+        return networks.build(
+            self.recipe.model.network, channels, channels * out_factor, size, self.classes
+        )
+
+    def fit_to_data(self, dataset: Any) -> None:
+        if self.model.precond.unmeasured:
+            self.model.precond.set_sigma_data(data_std(dataset))
+
+    def per_example_loss(self, batch: Batch) -> Tensor:
+        x0, config = to_model(batch.x), self.recipe.model
+        label = self.training_labels(batch.label)
+        labels_of_augment = None
+        if config.augment:
+            x0, labels_of_augment = augment(x0, config.augment, self.rng)
+        elif config.flip:
+            mirrored = self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device)) < 0.5
+            x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
+        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
+        u, noise = (self.own_rows(v) for v in draws)
+        return self.loss(self.model, x0, label, labels_of_augment, u, noise)
+
+    def training_labels(self, label: Tensor) -> Tensor | None:
+        """Labels with a share of them replaced by the null label, sample by sample."""
+        if self.classes == 0:
+            return None
+        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        return torch.where(drop < self.recipe.model.label_dropout, self.classes, label)
+
+    def draw(self, request: SampleRequest) -> Drawn:
+        return drawing.draw(self.model, request, self.sampling_traits())
+
+    def sampling_traits(self) -> drawing.Traits:
+        return drawing.Traits(
+            shape=self.spec.shape,
+            classes=self.classes,
+            label_dropout=self.recipe.model.label_dropout if self.classes else 0.0,
+            images=self.spec.kind == "image",
+        )
+
+    def check_request(self, settings: Any) -> None:
+        drawing.check(settings, self.model, self.sampling_traits())
+
+    def compiled_parts(self) -> list[torch.nn.Module]:
+        return [self.model.network]
+
+
+def network_shape(spec: DataSpec) -> tuple[int, tuple[int, ...]]:
+    """(channels, spatial size) as `networks.build` takes them."""
+    if spec.kind == "image":
+        return spec.shape[0], tuple(spec.shape[1:])
+    if spec.kind == "vector":
+        return 1, tuple(spec.shape)
+    raise UserError(f"the edm family models images and vectors, not {spec.kind}; for clouds see the family lion")

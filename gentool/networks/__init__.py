@@ -1,0 +1,79 @@
+"""Networks: plain modules that know nothing of diffusion or training, built from a config by name.
+
+Every network takes `(x, c_noise, label=None, augment=None)`; see `gentool.networks.base.Network`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from gentool.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from gentool.networks.base import Network
+    from gentool.networks.classifier import Classifier
+    from gentool.networks.config import NetworkConfig, ResNet
+
+_BUILDERS: Registry[Callable[..., Network]] = Registry(
+    "network",
+    {
+        "song-unet": "gentool.networks.unet:song_unet",
+        "adm-unet": "gentool.networks.unet:adm_unet",
+        "dit": "gentool.networks.dit:DiT",
+        "film-mlp": "gentool.networks.mlp:FilmMLP",
+    },
+)
+
+
+class Summary(TypedDict):
+    """Parameter counts: `total`, and of each direct child in order (`by_module`)."""
+
+    total: int
+    by_module: dict[str, int]
+
+
+def build(
+    config: NetworkConfig, in_channels: int, out_channels: int, size: int | tuple[int, ...], classes: int = 0
+) -> Network:
+    """The network of a config, with fresh weights from torch's global generator.
+
+    Args:
+        config: one of `networks.config`'s blocks.
+        in_channels, out_channels: channels of the input and of the output (for vectors: how many vectors of
+            length D come side by side, 1 for plain ones).
+        size: side of a square image, `(H, W)`, or `(D,)` for vectors of length D (film-mlp only). So
+            `DataSpec.shape[1:]` of images and `DataSpec.shape` of vectors.
+        classes: K labels 0..K-1 with K the null label; 0 for an unconditional network.
+
+    Raises:
+        UserError: the size does not fit the config (levels, patch, attention resolutions, vectors).
+    """
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    return _BUILDERS.get(config.name)(config, in_channels, out_channels, shape, classes)
+
+
+def build_classifier(config: ResNet, in_channels: int, classes: int) -> Classifier:
+    """The image classifier of a config; takes images of any size not under 2^(levels-1)."""
+    from gentool.networks.classifier import Classifier
+
+    return Classifier(config, in_channels, classes)
+
+
+def summary(module: nn.Module) -> Summary:
+    """Parameter counts of a module, also of one on the meta device; parameters count once however often shared."""
+    seen: set[int] = set()
+
+    def count(part: nn.Module, recurse: bool = True) -> int:
+        fresh = {id(p): p.numel() for p in part.parameters(recurse=recurse) if id(p) not in seen}
+        seen.update(fresh)
+        return sum(fresh.values())
+
+    by_module = {name: count(child) for name, child in module.named_children()}
+    own = count(module, recurse=False)
+    if own:
+        by_module["(own)"] = own
+    return {"total": sum(by_module.values()), "by_module": by_module}

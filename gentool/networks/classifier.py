@@ -1,0 +1,67 @@
+"""A compact residual classifier: judge of samples, target of purification, and noisy guide of samplers."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool.networks.blocks import BlockStyle, GroupNorm, ResBlock
+from gentool.networks.config import ResNet
+from gentool.networks.embedding import Mapping, Positional
+
+
+class Classifier(nn.Module):
+    """conv3x3, residual blocks at each level, global mean, linear; with the defaults 0.4 M parameters.
+
+    Takes images of any size not under 2^(levels-1). With `config.noise_conditioned` the noise level modulates every
+    block, so that the classifier reads noisy images (classifier guidance) and, at its lowest level, clean ones.
+
+    Args:
+        config: sizes.
+        in_channels: image channels.
+        classes: number of logits.
+    """
+
+    def __init__(self, config: ResNet, in_channels: int, classes: int) -> None:
+        super().__init__()
+        channels = config.channels
+        emb = 4 * channels if config.noise_conditioned else 0
+        style = BlockStyle(emb, 1e-5, True, 1.0, False, config.dropout)
+        self.mapping = Mapping(Positional(channels, endpoint=True), channels, emb) if emb else None
+        self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.blocks = nn.ModuleList()
+        width = channels
+        for level, m in enumerate(config.mult):
+            for i in range(config.blocks):
+                down = level > 0 and i == 0
+                self.blocks.append(ResBlock(width, channels * m, style, resample="down" if down else None))
+                width = channels * m
+        self.norm = GroupNorm(width, style.eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(width, classes)
+
+    def features(self, x: Tensor, c_noise: Tensor | None = None) -> Tensor:
+        """Penultimate features (B, d) of images (B, C, H, W) in [-1, 1].
+
+        Args:
+            x: images; for a noise-conditioned classifier in the preconditioning's scale (c_in times the state).
+            c_noise: (B,) noise level, exactly when the classifier is noise-conditioned.
+
+        Raises:
+            ValueError: c_noise missing or not wanted.
+        """
+        if (c_noise is None) != (self.mapping is None):
+            raise ValueError(
+                "c_noise given to a classifier of clean images"
+                if self.mapping is None
+                else "this classifier is noise-conditioned: it needs c_noise"
+            )
+        emb = None if self.mapping is None else F.silu(self.mapping(c_noise, None, None))
+        h = self.input(x)
+        for block in self.blocks:
+            h = block(h, emb)
+        return F.silu(self.norm(h)).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor, c_noise: Tensor | None = None) -> Tensor:
+        """Logits (B, classes)."""
+        return self.output(self.dropout(self.features(x, c_noise)))

@@ -1,0 +1,126 @@
+"""Recipe blocks of the networks, told apart by `name`. No torch here: validating a recipe is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gentool.recipes.schema import Positive, Strict
+
+Channels = Annotated[int, Field(ge=4, multiple_of=4)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Augment = Annotated[int, Field(ge=0)]
+
+
+class SongUNet(Strict):
+    """DDPM++ and NCSN++ (Song et al. 2021) as EDM builds them; the defaults are EDM's CIFAR-10 DDPM++.
+
+    NCSN++ is `embedding: fourier, resample: fir, encoder: residual`. DPDM's DDPM++ is `label_embedding: table`.
+    """
+
+    name: Literal["song-unet"] = "song-unet"
+    """DDPM++ / NCSN++ U-Net."""
+    channels: Channels = 128
+    """Feature maps at the finest level; the embedding has four times as many."""
+    mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (2, 2, 2)
+    """Multiple of `channels` at each level, finest first; each level halves the resolution."""
+    blocks: Positive = 4
+    """Residual blocks per level on the way down (one more on the way up)."""
+    attention: tuple[Positive, ...] = (16,)
+    """Resolutions (the shorter side, in pixels) with self-attention; the middle always has it."""
+    decoder_attention: Literal["last", "every"] = "last"
+    """On the way up, attention in the last block of a listed resolution, or in every one."""
+    dropout: Dropout = 0.0
+    """Dropout inside residual blocks."""
+    embedding: Literal["positional", "fourier"] = "positional"
+    """Of the noise level: sinusoids (DDPM++) or random Fourier features (NCSN++)."""
+    resample: Literal["box", "fir"] = "box"
+    """Filter of up- and down-sampling: 2x2 mean and nearest, or [1, 3, 3, 1]."""
+    encoder: Literal["standard", "residual"] = "standard"
+    """residual adds a filtered pyramid of the input to the way down (NCSN++)."""
+    label_embedding: Literal["one-hot", "table"] = "one-hot"
+    """one-hot: EDM's linear map of sqrt(K) one-hot, zero for the null label; table: learned rows, the null's too."""
+    augment: Augment = 0
+    """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
+
+
+class AdmUNet(Strict):
+    """The ADM U-Net (Dhariwal and Nichol 2021); the defaults are ImageNet-64's."""
+
+    name: Literal["adm-unet"] = "adm-unet"
+    """ADM U-Net."""
+    channels: Channels = 192
+    """Feature maps at the finest level; the embedding has four times as many."""
+    mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 3, 4)
+    """Multiple of `channels` at each level, finest first; each level halves the resolution."""
+    blocks: Positive = 3
+    """Residual blocks per level on the way down (one more on the way up)."""
+    attention: tuple[Positive, ...] = (32, 16, 8)
+    """Resolutions (the shorter side, in pixels) with self-attention in every block; the middle always has it."""
+    head_channels: Positive = 64
+    """Channels per attention head."""
+    dropout: Dropout = 0.0
+    """Dropout inside residual blocks."""
+    augment: Augment = 0
+    """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
+
+
+class DiT(Strict):
+    """Diffusion transformer with adaLN-zero (Peebles and Xie 2023); the defaults are DiT-S/2."""
+
+    name: Literal["dit"] = "dit"
+    """Diffusion transformer."""
+    patch: Positive = 2
+    """Side of a patch, in pixels."""
+    width: Channels = 384
+    """Width of a token."""
+    depth: Positive = 12
+    """Transformer blocks."""
+    heads: Positive = 6
+    """Attention heads; must divide `width`."""
+    mlp_ratio: Positive = 4
+    """Hidden width of a block's MLP over `width`."""
+    augment: Augment = 0
+    """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class FilmMLP(Strict):
+    """Residual MLP modulated by the noise level: for vectors and tiny images, far faster on a CPU than a U-Net."""
+
+    name: Literal["film-mlp"] = "film-mlp"
+    """Residual MLP on flattened inputs."""
+    width: Channels = 256
+    """Hidden width."""
+    blocks: Positive = 4
+    """Residual blocks."""
+    dropout: Dropout = 0.0
+    """Dropout inside residual blocks."""
+    augment: Augment = 0
+    """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
+
+
+NetworkConfig = Annotated[SongUNet | AdmUNet | DiT | FilmMLP, Field(discriminator="name")]
+
+
+class ResNet(Strict):
+    """Residual image classifier with GroupNorm (no batch statistics: works with DP, EMA and single images)."""
+
+    name: Literal["resnet"] = "resnet"
+    """Residual classifier."""
+    channels: Channels = 32
+    """Feature maps at the finest level."""
+    mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    """Multiple of `channels` at each level; each level halves the resolution."""
+    blocks: Positive = 1
+    """Residual blocks per level."""
+    dropout: Dropout = 0.0
+    """Dropout before the logits and inside residual blocks."""
+    noise_conditioned: bool = False
+    """Take the noise level too, as classifier guidance needs it."""

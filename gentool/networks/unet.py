@@ -1,0 +1,283 @@
+"""The U-Net skeleton, and DDPM++, NCSN++ and ADM as settings of it.
+
+Source: Song et al. 2021, Dhariwal and Nichol 2021, in the form and initialisation of Karras et al. 2022 (EDM).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool.errors import UserError
+from gentool.networks.attention import SelfAttention
+from gentool.networks.base import Features, Network
+from gentool.networks.blocks import BlockStyle, FirDown, GroupNorm, ResBlock
+from gentool.networks.config import AdmUNet, SongUNet
+from gentool.networks.embedding import Fourier, Mapping, OneHot, Positional
+
+
+class EncoderLevel(nn.Module):
+    """Blocks of one resolution on the way down; `pyramid` carries the running input of the residual encoder."""
+
+    def __init__(self, down: ResBlock | None, pyramid: nn.Module | None, blocks: Sequence[ResBlock]) -> None:
+        super().__init__()
+        self.down, self.pyramid, self.blocks = down, pyramid, nn.ModuleList(blocks)
+
+    def forward(self, h: Tensor, side: Tensor, emb: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The feature maps that the decoder will read, the last of which goes on, and the running input."""
+        maps = []
+        if self.down is not None:
+            h = self.down(h, emb)
+            if self.pyramid is not None:
+                h = side = (h + self.pyramid(side)) * math.sqrt(0.5)
+            maps.append(h)
+        for block in self.blocks:
+            h = block(h, emb)
+            maps.append(h)
+        return maps, side
+
+
+class DecoderLevel(nn.Module):
+    """Blocks of one resolution on the way up, each on the concatenation with a map of the encoder."""
+
+    def __init__(self, up: ResBlock | None, blocks: Sequence[ResBlock]) -> None:
+        super().__init__()
+        self.up, self.blocks = up, nn.ModuleList(blocks)
+
+    def forward(self, h: Tensor, maps: Sequence[Tensor], emb: Tensor) -> Tensor:
+        """`maps`: one per block, in the order they are read."""
+        if self.up is not None:
+            h = self.up(h, emb)
+        for block, skip in zip(self.blocks, maps):
+            h = block(torch.cat([h, skip], dim=1), emb)
+        return h
+
+
+class UNet(Network):
+    """Encoder, middle (block with attention, block) and decoder over a common embedding.
+
+    Attention layers are named by resolution: `encoder.16x16.blocks.0.attention`, `middle.0.attention`,
+    `decoder.16x16.blocks.4.attention`.
+
+    Args:
+        mapping: (c_noise, label, augment) -> emb (B, style.emb), before its activation.
+        size: (H, W), both divisible by 2^(levels-1).
+        attention: resolutions (shorter side) with attention.
+        head_channels: channels per head; None for a single head.
+        every: attention in every decoder block of a listed resolution instead of the last.
+        residual: add the filtered pyramid of the input on the way down.
+    """
+
+    def __init__(
+        self,
+        mapping: nn.Module,
+        style: BlockStyle,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, ...],
+        *,
+        channels: int,
+        mult: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        head_channels: int | None = None,
+        every: bool = False,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = _level_sizes(size, len(mult), attention)
+        widths = [channels * m for m in mult]
+
+        def heads(level: int) -> int:
+            if head_channels is None:
+                return 1
+            if widths[level] % head_channels:
+                raise UserError(
+                    f"attention at {_name(sizes[level])} needs a multiple of head_channels = {head_channels} channels, "
+                    f"but channels * mult is {widths[level]} there"
+                )
+            return widths[level] // head_channels
+
+        def attends(level: int) -> bool:
+            return min(sizes[level]) in attention
+
+        self.mapping = mapping
+        self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.encoder = nn.ModuleDict()
+        width, side, skips = channels, in_channels, [channels]
+        for level, out in enumerate(widths):
+            down = pyramid = None
+            if level:
+                down = ResBlock(width, width, style, resample="down")
+                pyramid = _pyramid(side, width) if residual else None
+                side = width
+                skips.append(width)
+            body = []
+            for _ in range(blocks):
+                body.append(ResBlock(width, out, style, heads=heads(level) if attends(level) else 0))
+                width = out
+                skips.append(width)
+            self.encoder[_name(sizes[level])] = EncoderLevel(down, pyramid, body)
+
+        self.middle = nn.ModuleList(
+            [ResBlock(width, width, style, heads=heads(len(mult) - 1)), ResBlock(width, width, style)]
+        )
+        self.decoder = nn.ModuleDict()
+        for level, out in reversed(list(enumerate(widths))):
+            up = ResBlock(width, width, style, resample="up") if level < len(mult) - 1 else None
+            body = []
+            for i in range(blocks + 1):
+                here = attends(level) and (every or i == blocks)
+                body.append(ResBlock(width + skips.pop(), out, style, heads=heads(level) if here else 0))
+                width = out
+            self.decoder[_name(sizes[level])] = DecoderLevel(up, body)
+
+        self.norm = GroupNorm(width, style.eps)
+        self.output = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.per_level = blocks + 1
+
+    def features(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Features:
+        emb = self.mapping(c_noise, label, augment)
+        active = F.silu(emb)
+        h, side = self.input(x), x
+        maps = [h]
+        for down in self.encoder.values():
+            new, side = down(h, side, active)
+            maps += new
+            h = new[-1]
+        for block in self.middle:
+            h = block(h, active)
+        for up in self.decoder.values():
+            h = up(h, maps[: -self.per_level - 1 : -1], active)
+            maps = maps[: -self.per_level]
+        return Features(self.output(F.silu(self.norm(h))), h, emb)
+
+
+def _name(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _pyramid(in_channels: int, out_channels: int) -> nn.Module:
+    """conv3x3 then FIR down; the convolution also runs over the margin that the filter reads."""
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, padding=2), FirDown(padding=0))
+
+
+def _level_sizes(size: tuple[int, ...], levels: int, attention: Sequence[int]) -> list[tuple[int, int]]:
+    """(H, W) of each level, finest first, or a `UserError` that says which levels or resolutions there can be."""
+    if len(size) != 2:
+        raise UserError(f"a U-Net needs images; for vectors of length {size[0]} use the network film-mlp")
+    height, width = size
+    fitting = [n for n in range(1, min(size).bit_length() + 1) if not height % 2 ** (n - 1) and not width % 2 ** (n - 1)]
+    if levels not in fitting:
+        raise UserError(
+            f"images of {_name((height, width))} cannot be halved {levels - 1} times: "
+            f"give `mult` {' or '.join(map(str, fitting))} entries instead of {levels}"
+        )
+    sizes = [(height >> level, width >> level) for level in range(levels)]
+    missing = sorted(set(attention) - {min(s) for s in sizes}, reverse=True)
+    if missing:
+        raise UserError(
+            f"attention at {', '.join(map(str, missing))} never happens: "
+            f"the resolutions of this network are {', '.join(str(min(s)) for s in sizes)}"
+        )
+    return sizes
+
+
+def song_unet(
+    config: SongUNet, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int
+) -> UNet:
+    """DDPM++ or NCSN++, initialised as they are: xavier uniform, last layers of branches times 1e-5."""
+    channels, width = config.channels, 4 * config.channels
+    fourier = config.embedding == "fourier"
+    noise_width = 2 * channels if fourier else channels
+    label: nn.Module | None = None
+    if classes and config.label_embedding == "one-hot":
+        label = OneHot(classes, noise_width, scale=math.sqrt(classes), bias=True)
+    elif classes:
+        label = nn.Embedding(classes + 1, noise_width)
+    mapping = Mapping(
+        Fourier(noise_width) if fourier else Positional(noise_width, endpoint=True),
+        noise_width,
+        width,
+        classes=classes,
+        label=label,
+        augment=config.augment,
+    )
+    style = BlockStyle(width, 1e-6, False, math.sqrt(0.5), True, config.dropout, config.resample)
+    net = UNet(
+        mapping,
+        style,
+        in_channels,
+        out_channels,
+        size,
+        channels=channels,
+        mult=config.mult,
+        blocks=config.blocks,
+        attention=config.attention,
+        every=config.decoder_attention == "every",
+        residual=config.encoder == "residual",
+    )
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    module.bias.zero_()
+        for module in net.modules():
+            if isinstance(module, ResBlock):
+                module.conv1.weight *= 1e-5
+            elif isinstance(module, SelfAttention):
+                module.qkv.weight *= math.sqrt(0.2)
+                module.proj.weight *= 1e-5
+        net.output.weight *= 1e-5
+    return net
+
+
+def adm_unet(config: AdmUNet, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int) -> UNet:
+    """ADM: torch's own initialisation (U(-1, 1)/sqrt(fan_in)), zero in the last layers of branches."""
+    channels, width = config.channels, 4 * config.channels
+    mapping = Mapping(
+        Positional(channels, endpoint=False),
+        channels,
+        width,
+        classes=classes,
+        label=OneHot(classes, width) if classes else None,
+        label_last=True,
+        augment=config.augment,
+    )
+    net = UNet(
+        mapping,
+        BlockStyle(width, 1e-5, True, 1.0, False, config.dropout),
+        in_channels,
+        out_channels,
+        size,
+        channels=channels,
+        mult=config.mult,
+        blocks=config.blocks,
+        attention=config.attention,
+        head_channels=config.head_channels,
+        every=True,
+    )
+    if isinstance(mapping.label, OneHot):
+        nn.init.normal_(mapping.label.linear.weight)
+    if mapping.augment is not None:
+        nn.init.zeros_(mapping.augment.weight)
+    for module in net.modules():
+        if isinstance(module, ResBlock):
+            _zero(module.conv1)
+        elif isinstance(module, SelfAttention):
+            _zero(module.proj)
+    _zero(net.output)
+    return net
+
+
+def _zero(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ class DryRun:
     memory_bytes: int
     measured_batch: int
     device: str
+
+    def values(self) -> list[tuple[str, str, str]]:
+        """(dotted key, value, origin) of every leaf of the resolved recipe."""
+        tree = self.resolved.recipe.model_dump(mode="json")
+        return [(key, json.dumps(_at(tree, key)), origin) for key, origin in self.resolved.origins.items()]
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[int(part)] if isinstance(tree, list) else tree[part]
+    return tree
 
 
 def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:

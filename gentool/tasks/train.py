@@ -44,10 +44,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
+    """`main` is False in the further processes of a distributed run, which have nothing to report."""
+
     run: Path
     steps: int
     seconds: float
     loss: float | None
+    main: bool = True
 
 
 def train(
@@ -138,7 +141,7 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
     if flag.signum is not None and module.step < config.max_steps:
         raise stopped(flag.signum, module.step, run)
     rows = [] if log is None else log.rows
-    return Trained(run.path, module.step, seconds, rows[-1]["loss"] if rows else None)
+    return Trained(run.path, module.step, seconds, rows[-1]["loss"] if rows else None, main=rank_zero)
 
 
 def build_module(recipe: Recipe, dataset: Any) -> GenModule:

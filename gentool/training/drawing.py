@@ -14,7 +14,7 @@ from gentool.diffusion.grids import make_grid
 from gentool.diffusion.guidance import catalog as rules
 from gentool.diffusion.predictor import Guidance, Predictor
 from gentool.errors import UserError
-from gentool.networks.attention import has_attention, perturb
+from gentool.networks.attention import attention_layers, perturb
 from gentool.recipes.schema import Sample
 from gentool.training.sampling import Drawn, SampleRequest
 
@@ -41,7 +41,7 @@ def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits) -> Guidance | 
         rules.check(spec),
         null_label=traits.classes or None,
         label_dropout=traits.label_dropout,
-        has_attention=has_attention(denoiser.network),
+        has_attention=bool(attention_layers(denoiser.network)),
     )
 
 
@@ -65,7 +65,7 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     """
     dtype = torch.float32 if request.device.type == "mps" else torch.float64
     rule = build_guidance(request.guidance, denoiser, traits)
-    layers = request.guidance.get("pag", {}).get("layers", ())
+    layers = request.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
 
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         with perturb(denoiser.network, layers):

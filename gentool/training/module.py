@@ -35,7 +35,9 @@ class GenModule(LightningModule):
     Attributes:
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
-        rng: the generator of this training batch, on the module's device.
+        rng: this training batch's generator on the module's device, the same on every rank: families draw for the
+            global batch and keep their own rows.
+        host_rng: this training batch's generator on the CPU, each rank its own.
     """
 
     model: nn.Module
@@ -47,6 +49,7 @@ class GenModule(LightningModule):
         self.step = 0
         self.classes = 0
         self.rng = torch.Generator()
+        self.host_rng = torch.Generator()
         self.ema: Ema | None = None
         self._first_micro = 0
 
@@ -89,8 +92,7 @@ class GenModule(LightningModule):
 
     def try_step(self, batch: Batch) -> Tensor:
         """One forward and backward pass without a Trainer: for dry runs and the conformance tests."""
-        self.rng = torch.Generator(self.device)
-        self.rng.manual_seed(mix(self.recipe.seed, "train", 0))
+        self._seed(0)
         loss = self.per_example_loss(batch).mean()
         loss.backward()
         return loss.detach()
@@ -111,15 +113,18 @@ class GenModule(LightningModule):
             self.ema.to(self.device)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        micro = self._first_micro + batch_idx
-        if self.rng.device != self.device:
-            self.rng = torch.Generator(self.device)
-        # The same draws on every rank: families draw for the global batch and keep their own rows.
-        self.rng.manual_seed(mix(self.recipe.seed, "train", micro))
-        torch.manual_seed(mix(self.recipe.seed, "layers", micro, self.global_rank))
+        self._seed(self._first_micro + batch_idx)
         for optimizer, schedule in zip(self.trainer.optimizers, self.lr_schedules(), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = schedule(self.step)
+
+    def _seed(self, micro: int) -> None:
+        """Keys all randomness of training batch `micro`; dropout takes torch's global generators."""
+        if self.rng.device != self.device:
+            self.rng = torch.Generator(self.device)
+        self.rng.manual_seed(mix(self.recipe.seed, "train", micro))
+        self.host_rng.manual_seed(mix(self.recipe.seed, "host", micro, self.global_rank))
+        torch.manual_seed(mix(self.recipe.seed, "layers", micro, self.global_rank))
 
     def end_step(self, batch_size: int) -> None:
         """One optimiser step is done: count it and let the EMA follow."""

@@ -18,7 +18,7 @@ class EdmModel(DiffusionConfig):
     flip: bool = False
     """Mirror half of the training pictures left to right."""
     augment: Fraction = 0.0
-    """Probability of each of EDM's non-leaky augmentations (0: none); the network's `augment` must then be 9."""
+    """Probability of each of EDM's non-leaky augmentations, which the network is told of (0: none)."""
 
 
 class EdmRecipe(Recipe):

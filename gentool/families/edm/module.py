@@ -15,7 +15,7 @@ from gentool.diffusion import loss as losses
 from gentool.diffusion.denoiser import Denoiser
 from gentool.errors import UserError
 from gentool.families.edm.config import EdmRecipe
-from gentool.networks.augment import LABEL_WIDTH, augment
+from gentool.networks.augment import LABELS, augment
 from gentool.training import drawing
 from gentool.training.module import GenModule
 from gentool.training.moments import data_std
@@ -33,8 +33,6 @@ class EdmModule(GenModule):
         config = recipe.model
         if config.conditional and spec.classes == 0:
             raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
-        if config.augment and getattr(config.network, "augment", 0) != LABEL_WIDTH:
-            raise UserError(f"model.augment needs model.network.augment: {LABEL_WIDTH}")
         if (config.augment or config.flip) and spec.kind != "image":
             raise UserError(f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data")
         self.classes = spec.classes if config.conditional else 0
@@ -43,9 +41,10 @@ class EdmModule(GenModule):
 
     def build_network(self, out_factor: int) -> networks.Network:
         channels, size = network_shape(self.spec)
-        return networks.build(
-            self.recipe.model.network, channels, channels * out_factor, size, self.classes
-        )
+        config = self.recipe.model.network
+        if self.recipe.model.augment:  # the network is told what was done to its input
+            config = config.model_copy(update={"augment": LABELS})
+        return networks.build(config, channels, channels * out_factor, size, self.classes)
 
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
@@ -56,7 +55,7 @@ class EdmModule(GenModule):
         label = self.training_labels(batch.label)
         labels_of_augment = None
         if config.augment:
-            x0, labels_of_augment = augment(x0, config.augment, self.rng)
+            x0, labels_of_augment = augment(x0, self.host_rng, config.augment)
         elif config.flip:
             mirrored = self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device)) < 0.5
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)

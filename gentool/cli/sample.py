@@ -1,0 +1,90 @@
+"""`gentool sample`: from a run folder to a samples file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli.output import Json, Quiet, emit, note
+
+app = typer.Typer()
+
+
+@app.command()
+def sample(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as `gentool train` printed it.")],
+    count: Annotated[int | None, typer.Option("-n", "--count", min=1, metavar="N", help="How many samples.", show_default=False)] = None,
+    solver: Annotated[str | None, typer.Option(metavar="NAME", help="See `gentool solvers list`.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="K", help="Steps of the solver's grid.", show_default=False)] = None,
+    grid: Annotated[str | None, typer.Option(metavar="NAME", help="Step grid: karras, log-snr, power-t ...", show_default=False)] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the solver: eta=0.5", show_default=False)
+    ] = None,
+    guidance: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ...", show_default=False)
+    ] = None,
+    threshold: Annotated[str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="L", help="Class by number or name; several with commas, taken in turn.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="S", help="Fixes every sample's noise.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, metavar="B", help="Samples per network call.", show_default=False)] = None,
+    devices: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="File by its suffix (.h5 .npz .png .ply) or a folder.", show_default=False)
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw samples from a trained run and print where they are.
+
+    What is not said comes from the recipe's sample block. Sample i of a seed is the same whatever the batch size or the
+    number of devices.
+    """
+    from gentool.cli.progress import progress
+    from gentool.tasks.sample import sample as work
+
+    settings = {
+        "solver": solver,
+        "steps": steps,
+        "grid": grid,
+        "threshold": threshold,
+        "batch_size": batch_size,
+        "options": _options(option) if option else None,
+        "guidance": _rules(guidance) if guidance else None,
+    }
+    with progress("sampling", "sample", quiet) as report:
+        done = work(
+            run,
+            count=count,
+            label=label,
+            seed=seed,
+            out=out,
+            devices=devices,
+            settings={key: value for key, value in settings.items() if value is not None},
+            on_sample=lambda now, total: report(now, total, {}),
+        )
+    note(f"{done.count} samples, {done.nfe:g} network calls each ({done.solver}), {done.seconds:.1f} s", quiet)
+    result = {
+        "path": str(done.path),
+        "count": done.count,
+        "nfe": done.nfe,
+        "seconds": round(done.seconds, 3),
+        "solver": done.solver,
+        "seed": done.seed,
+    }
+    emit(result, str(done.path), json)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    from gentool.recipes.overrides import parse_pairs
+
+    return parse_pairs(pairs)
+
+
+def _rules(texts: list[str]) -> dict[str, Any]:
+    from gentool.diffusion.guidance.catalog import parse
+
+    return parse(texts)

@@ -1,0 +1,113 @@
+"""`gentool train`: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gentool.cli.output import Json, Quiet, emit, note
+from gentool.errors import UserError
+
+if TYPE_CHECKING:
+    from gentool.tasks.dryrun import DryRun
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Overrides: trainer.max_steps=10 optimizer.lr=1e-4", show_default=False),
+    ] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run folder itself (default: runs/RECIPE/TIME-ID).", show_default=False),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="auto|RUN", help="Go on from the newest good state; auto starts when there is none.", show_default=False),
+    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, metavar="N", help="Devices per node.", show_default=False)] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Machines.", show_default=False)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every value with its origin, the model's size and speed; write nothing.")
+    ] = False,
+    allow_change: Annotated[
+        bool, typer.Option("--allow-change", help="Resume although the recipe differs from the run's.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model; prints the run folder as its last line, so that RUN=$(gentool train r.yaml) works.
+
+    The same line with --resume auto can be repeated for ever: it goes on where a killed run stopped, and does nothing
+    once the run is complete. SIGTERM, SIGUSR1 and Ctrl-C save at the next step (exit codes 75, 75, 130).
+    """
+    extra = [f"trainer.{key}={value}" for key, value in (("devices", devices), ("nodes", nodes)) if value is not None]
+    changes = [*(overrides or []), *extra]
+    if dry_run:
+        _dry_run(recipe, changes, json)
+        return
+    if resume not in (None, "auto") and run_dir is not None:
+        raise UserError("--resume RUN names the folder already; leave --run-dir out")
+    from gentool.cli.progress import progress
+    from gentool.tasks.train import train as work
+
+    with progress("training", "step", quiet) as report:
+        done = work(
+            recipe,
+            changes,
+            run_dir=run_dir,
+            resume=resume,
+            allow_change=allow_change,
+            on_step=report,
+            say=lambda line: note(line, quiet),
+        )
+    if not done.main:  # a further process of a distributed run
+        return
+    result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 3), "loss": done.loss}
+    note(f"{done.steps} steps in {done.seconds:.1f} s, loss {done.loss}", quiet)
+    emit(result, str(done.run), json)
+
+
+def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
+    from gentool.tasks.dryrun import dry_run
+
+    found = dry_run(recipe, overrides)
+    result = {
+        "family": found.family,
+        "parameters": found.parameters,
+        "steps_per_second": found.steps_per_second,
+        "memory_bytes": found.memory_bytes,
+        "measured_batch": found.measured_batch,
+        "device": found.device,
+        "values": [{"key": key, "value": value, "origin": origin} for key, value, origin in found.values()],
+    }
+    if json:
+        emit(result, "", True)
+        return
+    _print_dry_run(found)
+
+
+def _print_dry_run(found: DryRun) -> None:
+    from rich.console import Group
+
+    from gentool.cli.output import table
+
+    modules = ", ".join(f"{name} {count:,}" for name, count in found.parameters["by_module"].items())
+    emit(
+        {},
+        Group(
+            table(("KEY", "VALUE", "FROM"), found.values()),
+            f"\nfamily      {found.family}",
+            f"parameters  {found.parameters['total']:,} ({modules})",
+            f"memory      {found.memory_bytes / 2**30:.2f} GiB for weights, gradients, optimiser, EMA and activations",
+            f"speed       {found.steps_per_second:.3g} steps/s on {found.device}, "
+            f"timed at batch {found.measured_batch} and scaled",
+        ),
+        False,
+    )

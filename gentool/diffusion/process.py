@@ -1,6 +1,7 @@
 """Forward processes in one formulation: x_t = alpha(t) x0 + std(t) eps, canonical state x = x_t / alpha.
 
-Time runs from data (small t) to noise (large t) in every process. Source: specs/diffusion-core.md 2.1.
+Time runs from data (small t) to noise (large t) in every process. Source: specs/diffusion-core.md 2.1. The
+concrete processes are in `processes`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 
@@ -16,13 +18,20 @@ class Process(ABC):
 
     Attributes:
         t_min, t_max: where sampling ends and starts.
+        train_t_min: the smallest time of training and likelihood; t_min unless the process says otherwise.
         state_parts: 1 for processes in data space; 2 when a velocity rides along (CLD).
+        variance_preserving: alpha^2 + std^2 = 1.
     """
 
     name: ClassVar[str]
     state_parts: ClassVar[int] = 1
+    variance_preserving: ClassVar[bool] = False
     t_min: float
     t_max: float
+
+    @property
+    def train_t_min(self) -> float:
+        return self.t_min
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -48,21 +57,39 @@ class Process(ABC):
         """Noise scale of the original variable."""
         return self.alpha(t) * self.sigma(t)
 
+    def dalpha(self, t: Tensor) -> Tensor:
+        """d alpha / dt."""
+        return self.alpha(t) * self.dlog_alpha(t)
+
+    def dstd(self, t: Tensor) -> Tensor:
+        """d std / dt."""
+        return self.dalpha(t) * self.sigma(t) + self.alpha(t) * self.dsigma(t)
+
     def g2(self, t: Tensor) -> Tensor:
         """Squared diffusion g^2 = 2 alpha^2 sigma sigma' of the forward SDE in the original variable."""
         return 2 * self.alpha(t) ** 2 * self.sigma(t) * self.dsigma(t)
 
     @property
-    @abstractmethod
     def sigma_min(self) -> float:
         """sigma(t_min)."""
+        return self._sigma_at(self.t_min)
 
     @property
-    @abstractmethod
     def sigma_max(self) -> float:
         """sigma(t_max)."""
+        return self._sigma_at(self.t_max)
 
     @property
-    @abstractmethod
+    def train_sigma_min(self) -> float:
+        """sigma(train_t_min): the smallest noise level a network of this process was trained on."""
+        return self._sigma_at(self.train_t_min)
+
+    @property
     def prior_std(self) -> float:
         """Standard deviation of the canonical state's prior at t_max (VP: 1/alpha, VE and EDM: sigma_max)."""
+        if self.variance_preserving:
+            return 1 / self.alpha(torch.tensor(self.t_max, dtype=torch.float64)).item()
+        return self.sigma_max
+
+    def _sigma_at(self, t: float) -> float:
+        return self.sigma(torch.tensor(t, dtype=torch.float64)).item()

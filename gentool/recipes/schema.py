@@ -80,7 +80,7 @@ class Ema(Strict):
     rule: Literal["constant", "ramp", "half-life", "inverse-power"] = "ramp"
     """constant: beta = decay; ramp: min(decay, (1+k)/(10+k)); half-life: EDM's, in images; inverse-power: k-diffusion's."""
     decay: Fraction = 0.999
-    """The (largest) decay of the constant and ramp rules."""
+    """The (largest) decay of the constant, ramp and inverse-power rules."""
     half_life: Annotated[float, Field(gt=0)] = 500_000.0
     """Images after which a weight counts half (rule half-life)."""
     ramp_up: Annotated[float, Field(gt=0)] = 0.05

@@ -1,0 +1,107 @@
+"""Moving average of the weights, by the four conventions of the field.
+
+Source: specs/diffusion-core.md 2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentool.errors import CorruptError
+from gentool.recipes import schema
+
+
+class Ema:
+    """ema <- beta ema + (1 - beta) weights after every optimiser step; it starts as a copy of the model.
+
+    Parameters are averaged in float32 (float64 where they are); buffers are copied. With B the batch size, k
+    the number of optimiser steps taken and n the number of images seen before the last:
+
+    - `constant`: beta = decay.
+    - `ramp`: beta = min(decay, (1 + k)/(10 + k)) (score SDE, flow matching).
+    - `half-life`: beta = 0.5^(B / min(half_life, ramp_up n)), images; the first step copies (EDM).
+    - `inverse-power`: beta = min(decay, 1 - k^-power); the first step copies (k-diffusion).
+
+    Attributes:
+        seen: images seen so far.
+    """
+
+    def __init__(self, model: nn.Module, config: schema.Ema) -> None:
+        self.config = config
+        self.seen = 0
+        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        self._values = {
+            name: self._as_kept(name, value).clone() for name, value in model.state_dict().items()
+        }
+
+    def beta(self, step: int, batch_size: int) -> float:
+        """Decay of the update after optimiser step `step` (1 for the first), before its images are
+        counted."""
+        c = self.config
+        if c.rule == "constant":
+            return c.decay
+        if c.rule == "ramp":
+            return min(c.decay, (1 + step) / (10 + step))
+        if c.rule == "half-life":
+            horizon = min(c.half_life, c.ramp_up * self.seen)
+            return 0.5 ** (batch_size / horizon) if horizon > 0 else 0.0
+        return min(c.decay, 1 - step**-c.power)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int, batch_size: int) -> None:
+        """Take in the model's weights after optimiser step `step` (1 for the first) on `batch_size`
+        images."""
+        weight = 1 - self.beta(step, batch_size)
+        self.seen += batch_size
+        averages, currents = [], []
+        for name, value in model.state_dict().items():
+            if name in self._parameters:
+                averages.append(self._values[name])
+                currents.append(self._as_kept(name, value))
+            else:
+                self._values[name].copy_(value)
+        torch._foreach_lerp_(averages, currents, weight)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model with the averaged weights in place; its own come back at the end, whatever happens."""
+        own = {name: value.clone() for name, value in model.state_dict().items()}
+        try:
+            model.load_state_dict(self._values)
+            yield model
+        finally:
+            model.load_state_dict(own)
+
+    def model_state(self) -> dict[str, Tensor]:
+        """The averaged weights under the names of the model's `state_dict`: what sampling loads."""
+        return dict(self._values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs: `{"seen": int, "values": {name: tensor}}`."""
+        return {"seen": self.seen, "values": self.model_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CorruptError: when it is not the state of an average of this model; names the first weight that
+            differs.
+        """
+        values = state["values"]
+        differ = sorted(values.keys() ^ self._values.keys()) or [
+            name for name, value in self._values.items() if values[name].shape != value.shape
+        ]
+        if differ:
+            raise CorruptError(f"EMA of another model: {differ[0]} is missing, unknown or of another shape")
+        for name, value in self._values.items():
+            value.copy_(values[name])
+        self.seen = int(state["seen"])
+
+    def _as_kept(self, name: str, value: Tensor) -> Tensor:
+        keep = torch.promote_types(value.dtype, torch.float32) if name in self._parameters else value.dtype
+        return value.detach().to(keep)

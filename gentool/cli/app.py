@@ -1,0 +1,85 @@
+"""The command line: a table of commands, each imported when it is called and not before.
+
+`gentool --help` answers from the table alone, so it costs no torch, no schema and no command's imports. A command is
+a module of this package with `app: typer.Typer` in it, and one line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from gentool import __version__
+from gentool.cli.errors import guarded
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "recipes": ("gentool.cli.recipes", "List, show, copy and check recipes."),
+    "families": ("gentool.cli.families", "List the model families and their recipes' keys."),
+    "solvers": ("gentool.cli.solvers", "List the solvers that sampling can use."),
+}
+"""Command -> (module, one line of help), in the order that `gentool --help` shows."""
+
+
+class LazyCommand(TyperCommand):
+    """A command's name and line of help; the command itself is imported when it is to read its arguments."""
+
+    def __init__(self, name: str, module: str, help: str) -> None:
+        super().__init__(name=name, help=help)
+        self.module = module
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        command = get_command(import_module(self.module).app)
+        command.name = self.name
+        return command.make_context(info_name, args, parent=parent, **extra)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gentool {__version__}")
+        raise typer.Exit
+
+
+def _gentool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, sample and evaluate generative models from recipes.
+
+    Every command takes --json: one JSON document on standard output. Exit codes: 0 done, 1 failure, 2 wrong input,
+    3 privacy budget, 4 corrupt data, 75 preempted with the state saved, 130 interrupted.
+    """
+
+
+def build() -> TyperGroup:
+    """The whole command, its subcommands not imported yet."""
+    app = typer.Typer(
+        name="gentool",
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_gentool)
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, (module, line) in COMMANDS.items():
+        group.add_command(LazyCommand(name, module, line))
+    return group
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    command = build()
+    if "_GENTOOL_COMPLETE" in os.environ:  # the shell asks for completions
+        command.main(prog_name="gentool")
+
+    def work() -> None:
+        with command.make_context("gentool", list(arguments)) as context:
+            command.invoke(context)
+
+    return guarded(work, as_json="--json" in arguments)

@@ -1,0 +1,87 @@
+"""The one place where exceptions end: a message or a JSON document, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+
+from gentool.cli.output import print_json
+from gentool.errors import GentoolError, InterruptedError_, RecipeError, UserError
+
+BROKEN_PIPE = 141
+"""The shell's code for a command whose reader went away (128 + SIGPIPE), as in `gentool recipes list | head -1`."""
+
+# Typer carries its own click since 0.2x and used the package before; BadParameter(UsageError(ClickException)) is in both.
+_ClickException = typer.BadParameter.__mro__[2]
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def guarded(work: Callable[[], None], as_json: bool) -> int:
+    """Run `work`; every way it can end becomes an exit code, and every error is told in the form that was asked for."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # a terminal or file that cannot show a sign gets its escape instead
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            work()
+            sys.stdout.flush()
+        except typer.Exit as end:
+            sys.stdout.flush()
+            return end.exit_code
+        except BrokenPipeError:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            return _tell(error, as_json)
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return 0
+
+
+def _tell(error: BaseException, as_json: bool) -> int:
+    if isinstance(error, _ClickException) and not as_json:
+        error.show()  # type: ignore[attr-defined]
+        return int(error.exit_code)  # type: ignore[attr-defined]
+    known = _known(error)
+    if known is None:
+        traceback.print_exception(error, file=sys.stderr)
+        known = GentoolError(
+            f"{type(error).__name__}: {error} (this is a defect of gentool; please report it with the traceback)"
+        )
+        known.kind = "defect"
+    problems = known.problems if isinstance(known, RecipeError) else ()
+    lines = [f"{p.where} {p.key}: {p.message}" if p.key else f"{p.where}: {p.message}" for p in problems]
+    if as_json:
+        where = problems[0].where if problems else known.where
+        details = [{"where": p.where, "key": p.key, "message": p.message} for p in problems]
+        document = {"kind": known.kind, "message": "\n".join(lines) or known.message, "where": where}
+        print_json({"error": document | ({"problems": details} if details else {})})
+        sys.stdout.flush()
+    else:
+        print("\n".join(lines) or f"gentool: {known}", file=sys.stderr)
+    return known.exit_code
+
+
+def _known(error: BaseException) -> GentoolError | None:
+    """The error as one of gentool's own; None for a defect."""
+    if isinstance(error, GentoolError):
+        return error
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return InterruptedError_("interrupted")
+    if isinstance(error, _ClickException):
+        usage = UserError(error.format_message())  # type: ignore[attr-defined]
+        usage.kind = "usage"
+        return usage
+    if isinstance(error, MemoryError):
+        return GentoolError("the machine ran out of memory")
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return GentoolError(os.strerror(error.errno), where=error.filename)
+    return None

@@ -1,0 +1,26 @@
+"""What a family tells the rest of gentool about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gentool.recipes.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: one paper's models and how to train them.
+
+    Attributes:
+        name: as recipes and the command line write it.
+        summary: one line.
+        paper: authors, year and title.
+        recipe: the class of its recipes; `data` is typed by `families.recipe_schema`.
+        module: `"package.module:Class"` of its Lightning module, imported when it is built.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    recipe: type[Recipe]
+    module: str

@@ -1,8 +1,9 @@
 """Classifier guidance: Bayes' rule with a classifier that knows noisy states.
 
-Source: Dhariwal & Nichol 2021 (arXiv:2105.05233) alg. 2, eps - w std grad_{x_t} log p(y | x_t). Here for x0 and
-the canonical state x = x_t / alpha, whose score is (D - x) / sigma^2: D moves by w sigma^2 grad_x log p(y | x).
-The chain rule's grad_x = alpha grad_{x_t} is autograd's, for a classifier that is fed x_t = alpha x.
+Source: Dhariwal & Nichol 2021 (arXiv:2105.05233) alg. 2, eps - w std grad_{x_t} log p(y | x_t). Here for x0
+and the canonical state x = x_t / alpha, whose score is (D - x) / sigma^2: D moves by w sigma^2
+grad_x log p(y | x). The chain rule's grad_x = alpha grad_{x_t} is autograd's, for a classifier
+that is fed x_t = alpha x.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Rules that compare the labelled with the unlabelled prediction: plain, projected, adaptive. All work on x0.
 
+Norms, projections and cosines are taken in float64: the projection cancels, and a sum whose order depends on
+the batch size then leaves no trace in a float32 sample.
+
 Sources: Ho & Salimans 2022 (arXiv:2207.12598) eq. 6 with w = 1 + their w; Kynkäänniemi et al. 2024
 (arXiv:2404.07724); Lin et al. 2024 (arXiv:2305.08891) sec. 3.4; Sadat et al. 2024 (arXiv:2410.02416);
 Castillo et al. 2023 (arXiv:2312.12487).
@@ -47,9 +50,10 @@ class ClassifierFree:
         correction = (self.scale - 1) * (at.labelled - at.unlabelled)
         if self.rescale:
             guided = at.labelled + correction
-            size, plain = guided.flatten(1).std(dim=1), at.labelled.flatten(1).std(dim=1)
+            plain, size = (d.flatten(1).double().std(dim=1) for d in (at.labelled, guided))
             ratio = torch.where(size > 0, plain / size, 1)
-            correction = correction + guided * per_sample(self.rescale * (ratio - 1), guided)
+            factor = (self.rescale * (ratio - 1)).to(guided.dtype)
+            correction = correction + guided * per_sample(factor, guided)
         return correction, None
 
 
@@ -78,7 +82,7 @@ class Projected:
         return Wanted(labelled=inside, unlabelled=inside)
 
     def correct(self, at: Predictions, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        plain = at.labelled.flatten(1).double()  # the projection cancels: float32 would leave a parallel rest
+        plain = at.labelled.flatten(1).double()
         difference = plain - at.unlabelled.flatten(1).double()
         inside = _inside(self.interval, at.sigma)
         if self.momentum:

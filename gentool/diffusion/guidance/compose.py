@@ -1,7 +1,8 @@
 """Rules say which predictions they read and what they add; `compose` evaluates the network once for all.
 
-The guided prediction is D_label + the sum of the rules' corrections. For classifier-free and perturbed-
-attention guidance: D_label + (w - 1)(D_label - D_null) + (v - 1)(D_label - D_perturbed), at three network calls.
+The guided prediction is D_label + the sum of the rules' corrections. For classifier-free (scale w) and
+perturbed-attention guidance (v): D_label + (w - 1)(D_label - D_null) + (v - 1)(D_label - D_perturbed), at
+three network calls.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def guided(rule: ClassifierFree, x: Tensor, sigma: float | Tensor) -> tuple[Tens
     return predict(x, sigma), predict.nfe
 
 
-def plain(x: Tensor, sigma: float, label: Tensor = LABEL) -> Tensor:
+def plain(x: Tensor, sigma: float | Tensor, label: Tensor = LABEL) -> Tensor:
     return predictor(mixture(), None, label)(x, sigma)
 
 

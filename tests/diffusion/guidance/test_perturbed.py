@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gentool.diffusion.guidance.classifier_free import ClassifierFree
-from gentool.diffusion.guidance.compose import PERTURBED, compose
+from gentool.diffusion.guidance.compose import PERTURBED, Rule, compose
 from gentool.diffusion.guidance.perturbed import Perturbed
 from gentool.diffusion.predictor import Predictor
 
@@ -95,7 +95,7 @@ def test_with_classifier_free_guidance_the_two_corrections_add_at_three_calls() 
     null = NETWORK(X, sigma(), torch.full_like(LABEL, NULL))
     weak = NETWORK.perturbed(X, sigma(), LABEL)
     expected = plain + 1.5 * (plain - null) + 3 * (plain - weak)
-    rules = [ClassifierFree(2.5), Perturbed(4.0)]
+    rules: list[Rule] = [ClassifierFree(2.5), Perturbed(4.0)]
     for order in (rules, rules[::-1]):
         predict = Predictor(
             NETWORK,

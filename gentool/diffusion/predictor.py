@@ -5,7 +5,7 @@ Sources: design.md section 6 (one denoiser for all); specs/solvers.md 5.1 (NFE i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,15 +15,23 @@ Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x (B, ...), sigma (B,), label (B,) or None) -> D (B, ...): one network call."""
 
 
+class Call(Protocol):
+    """One counted network call on any number of rows; `variant` names another version of the network."""
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None, variant: str | None = None
+    ) -> Tensor: ...
+
+
 class Guidance(Protocol):
     """A field rule of specs/guidance.md: turns calls of the network into a guided x0 prediction.
 
-    `call(x, sigma, label)` is one counted network call on any number of rows; `memory` is the rule's own state
-    between calls (momentum, stickiness), None at the start of a trajectory. A rule must be a pure function.
+    `memory` is the rule's own state between calls (momentum, stickiness), None at the start of a trajectory.
+    A rule must be a pure function.
     """
 
     def __call__(
-        self, call: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None, memory: Any
+        self, call: Call, x: Tensor, sigma: Tensor, label: Tensor | None, memory: Any
     ) -> tuple[Tensor, Any]: ...
 
 
@@ -32,6 +40,7 @@ class Predictor:
 
     Args:
         denoise: the network as x0 prediction, in the canonical state (float32 in, float32 out).
+        variants: other versions of the network that a rule may call by name (`"perturbed"`).
         sigma_min, sigma_max: the range the network was trained on; sigma is clipped to it.
         label: (B,) class labels, or None.
         guidance: a rule, or None for the plain conditional prediction.
@@ -47,6 +56,7 @@ class Predictor:
         self,
         denoise: Denoise,
         *,
+        variants: Mapping[str, Denoise] | None = None,
         sigma_min: float = 0.0,
         sigma_max: float = float("inf"),
         label: Tensor | None = None,
@@ -55,6 +65,7 @@ class Predictor:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.denoise = denoise
+        self.variants = dict(variants or {})
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.label = label
         self.guidance = guidance
@@ -70,15 +81,18 @@ class Predictor:
     def restore(self, memory: Any) -> None:
         self._memory = memory
 
-    def _call(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def _call(self, x: Tensor, sigma: Tensor, label: Tensor | None, variant: str | None = None) -> Tensor:
+        network = self.denoise if variant is None else self.variants[variant]
         self.nfe += x.shape[0] / self._batch
-        out = self.denoise(x, sigma, label)
+        out = network(x, sigma, label)
         return out.to(self.dtype) if out.dtype != self.dtype else out
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x (B, ...) canonical state, sigma a number, 0-d or (B,) tensor -> D (B, ...) in x's dtype."""
         self._batch = x.shape[0]
-        level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).clamp(self.sigma_min, self.sigma_max)
+        level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).clamp(
+            self.sigma_min, self.sigma_max
+        )
         level = level.to(self.dtype).expand(x.shape[0]).contiguous()
         fed = x.to(self.dtype)
         if self.guidance is None:

@@ -1,0 +1,144 @@
+"""The judges' own classifier: one network and one recipe for every data set, so that figures can be compared.
+
+It serves as feature extractor (`classifier`, trained on the reference) and as the learner of `cas` (trained on samples).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gentool.errors import UserError
+from gentool.metrics.cache import digest_of
+from gentool.metrics.features import Workshop
+from gentool.metrics.images import Images, gather
+from gentool.networks.classifier import Classifier
+from gentool.networks.config import ResNet
+
+VERSION = 1
+"""Counts changes of the recipe below; part of every cache key."""
+CHANNELS, MULT = 16, (1, 2, 4, 8)
+BATCH, EPOCHS, MIN_STEPS, MAX_STEPS = 128, 20, 300, 1200
+LR, WEIGHT_DECAY = 4e-3, 1e-2
+HELD_OUT = 10
+"""Every tenth reference image is kept from training, to say how good the judge is."""
+
+
+def build(shape: tuple[int, int, int], classes: int) -> Classifier:
+    """The untrained network: 16 to 128 channels over four levels (fewer for images under 8 x 8), 128 features."""
+    levels = min(len(MULT), min(shape[1:]).bit_length())
+    return Classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape[0], classes)
+
+
+def to_float(x: Tensor) -> Tensor:
+    """uint8 to floats in [-1, 1]."""
+    return x.float() / 127.5 - 1
+
+
+def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+    """The batch moved by up to a twelfth of its size either way: the one augmentation that keeps every label."""
+    reach = max(1, round(x.shape[-1] / 12))
+    up, left = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
+    padded = F.pad(x, (reach,) * 4, mode="replicate")
+    return padded[..., up : up + x.shape[-2], left : left + x.shape[-1]]
+
+
+def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) -> Classifier:
+    """The network trained on uint8 pixels (N, C, H, W) and labels (N,), in eval mode.
+
+    AdamW on one cosine cycle, 20 epochs but from 300 to 1200 steps of 128, random shifts; the same data give the same
+    weights on the same kind of machine.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        channels, height, width = pixels.shape[1:]
+        model = build((channels, height, width), classes).to(device)
+    size = min(BATCH, len(pixels))
+    steps = min(max(EPOCHS * len(pixels) // size, MIN_STEPS), MAX_STEPS)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps, pct_start=0.2)
+    order = torch.empty(0, dtype=torch.int64)
+    model.train()
+    for _ in range(steps):
+        if len(order) < size:
+            order = torch.randperm(len(pixels), generator=generator)
+        rows, order = order[:size], order[size:]
+        x = _shifted(to_float(pixels[rows]).to(device), generator)
+        loss = F.cross_entropy(model(x), labels[rows].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+class Judge:
+    """`Classifier` on uint8 images: logits (B, classes) of x uint8 (B, C, H, W)."""
+
+    def __init__(self, model: Classifier, device: torch.device) -> None:
+        self.model = model
+        self._device = device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.look(x)[1]
+
+    @torch.inference_mode()
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, d) and logits (B, classes)."""
+        features = self.model.features(to_float(x.to(self._device)))
+        return features, self.model.output(features)
+
+
+def train_judge(images: Images, classes: int, device: torch.device) -> Judge:
+    """A judge trained on all of a labelled set.
+
+    Raises:
+        UserError: the set has no labels.
+    """
+    pixels, labels = gather(images)
+    return Judge(train(pixels, labels, classes, device), device)
+
+
+class ClassifierExtractor:
+    """Penultimate features and logits of the classifier of the reference set."""
+
+    name = "classifier"
+    preprocessing = "x / 127.5 - 1"
+
+    def __init__(self, judge: Judge, accuracy: float) -> None:
+        self._judge = judge
+        self.dim = judge.model.output.in_features
+        self.identity = f"classifier-{VERSION} {digest_of(judge.model.state_dict())}"
+        self.accuracy = accuracy
+        self.note = f"accuracy {accuracy:.4f} on a tenth of the reference that it was not trained on"
+
+    def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
+        features, logits = self._judge.look(x)
+        return features, logits if classify else None
+
+
+def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExtractor:
+    """The classifier of this reference set: from the cache, or trained now and cached.
+
+    Raises:
+        UserError: the reference has no labels, or too few images to train on.
+    """
+    if reference.classes is None:
+        raise UserError("has no labels to train the extractor 'classifier' on; use pixels or inception", reference.name)
+    if len(reference) < 2 * HELD_OUT:
+        raise UserError(f"has {len(reference)} images, too few to train a classifier on; use pixels", reference.name)
+    key = {"kind": "classifier", "data": reference.fingerprint, "count": len(reference), "version": VERSION}
+    if (hit := workshop.cache.load(key)) is not None:
+        model = build(reference.shape, reference.classes)
+        model.load_state_dict(hit[0])
+        judge = Judge(model.to(workshop.device).eval(), workshop.device)
+        return ClassifierExtractor(judge, hit[1]["accuracy"])
+    pixels, labels = gather(reference)
+    kept = torch.arange(len(pixels)) % HELD_OUT == 0
+    judge = Judge(train(pixels[~kept], labels[~kept], reference.classes, workshop.device), workshop.device)
+    said = torch.cat([judge(x).argmax(1).cpu() for x in pixels[kept].split(256)])
+    accuracy = float((said == labels[kept]).double().mean())
+    workshop.cache.save(key, judge.model.state_dict(), {"accuracy": accuracy})
+    return ClassifierExtractor(judge, accuracy)

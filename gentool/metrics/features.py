@@ -1,0 +1,80 @@
+"""Feature extractors: the eyes of the judges. A figure means something only beside the extractor's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gentool.metrics.cache import Cache
+from gentool.metrics.catalog import EXTRACTORS
+from gentool.metrics.images import Images
+from gentool.registry import resolve
+
+@dataclass(frozen=True)
+class Workshop:
+    """What extractors are made with.
+
+    Attributes:
+        cache: where trained classifiers are kept.
+        device: where networks run.
+        inception: a safetensors file of FID Inception V3 weights.
+    """
+
+    cache: Cache
+    device: torch.device
+    inception: Path | None = None
+
+
+class Extractor(Protocol):
+    """Turns images into features.
+
+    Attributes:
+        name: as in the catalogue.
+        dim: features per image, d.
+        preprocessing: what is done to uint8 pixels, in words; part of every result.
+        identity: changes whenever a feature could; keys the cache.
+        note: what the result should say of the extractor itself (an accuracy, the weights' hash), or "".
+    """
+
+    name: str
+    dim: int
+    preprocessing: str
+    identity: str
+    note: str
+
+    def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
+        """Features (B, d) of uint8 x (B, C, H, W), and logits (B, K) when `classify` and the extractor has them."""
+
+
+def make_extractor(name: str, reference: Images, workshop: Workshop) -> Extractor:
+    """The extractor of that name, made for this reference set.
+
+    Raises:
+        UserError: an unknown name, or something the extractor needs is missing.
+    """
+    return resolve(EXTRACTORS.get(name).target)(reference, workshop)
+
+
+class Pixels:
+    """Pixels in [-1, 1], averaged over cells down to 32 x 32 at most, so that a covariance stays affordable."""
+
+    name = "pixels"
+    side = 32
+    note = ""
+
+    def __init__(self, reference: Images, workshop: Workshop) -> None:
+        channels, height, width = reference.shape
+        self._size = (min(height, self.side), min(width, self.side))
+        self._device = workshop.device
+        self.dim = channels * self._size[0] * self._size[1]
+        shrink = "" if self._size == (height, width) else f", averaged down to {self._size[0]}x{self._size[1]}"
+        self.preprocessing = f"x / 127.5 - 1{shrink}"
+        self.identity = f"pixels-1 {channels}x{self._size[0]}x{self._size[1]}"
+
+    def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, None]:
+        return F.adaptive_avg_pool2d(x.to(self._device).float() / 127.5 - 1, self._size).flatten(1), None

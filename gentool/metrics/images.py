@@ -1,0 +1,166 @@
+"""What the judges judge: sets of uint8 images that can be walked more than once.
+
+A set is walked in blocks and in order, so that memory does not grow with it and figures do not depend on chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentool.errors import UserError
+
+BATCH = 256
+LIMIT = 60_000
+"""Most images held in memory at once (to train a classifier); a larger set is thinned evenly."""
+
+
+class Images(Protocol):
+    """A set of images of one shape.
+
+    Attributes:
+        name: what the result calls the set.
+        shape: (C, H, W), C = 1 or 3.
+        classes: number of classes, or None for a set without labels.
+        fingerprint: changes whenever an image or a label does; keys the cache.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    classes: int | None
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """(x uint8 (B, C, H, W), label int64 (B,) or None), always in the same order."""
+
+
+class ImageArray:
+    """Images in memory, as a samples file holds them.
+
+    Args:
+        images: uint8 (N, H, W, C), C = 1 or 3.
+        labels: (N,) integers, or None.
+        name: what the result calls the set.
+        classes: number of classes; absent: one more than the largest label.
+
+    Raises:
+        UserError: another type, range or shape; labels that do not match.
+    """
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray | None = None, *, name: str = "samples", classes: int | None = None
+    ) -> None:
+        if images.dtype != np.uint8:
+            raise UserError(
+                f"pixels are {images.dtype}, expected uint8 in 0..255 "
+                "(floats in [-1, 1] become bytes by x * 127.5 + 128, clipped to 0..255)",
+                name,
+            )
+        if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+            raise UserError(f"shape {images.shape}, expected (N, H, W, C) with C = 1 or 3 and N > 0", name)
+        if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+            raise UserError(
+                f"labels are {labels.dtype} of shape {labels.shape}, expected {len(images)} integers", name
+            )
+        if labels is not None and labels.min() < 0:
+            raise UserError("labels must not be negative", name)
+        self.name = name
+        self._images = images
+        self._labels = None if labels is None else labels.astype(np.int64)
+        height, width, channels = images.shape[1:]
+        self.shape = (channels, height, width)
+        self.classes = classes if labels is None or classes is not None else int(labels.max()) + 1
+        if labels is None:
+            self.classes = None
+        elif int(labels.max()) >= (self.classes or 0):
+            raise UserError(f"label {int(labels.max())}, but there are {self.classes} classes (0 the first)", name)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, pixels and labels."""
+        digest = hashlib.sha256(repr(self._images.shape).encode())
+        digest.update(np.ascontiguousarray(self._images).data)
+        if self._labels is not None:
+            digest.update(self._labels.data)
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(self), BATCH):
+            rows = slice(start, start + BATCH)
+            x = torch.from_numpy(np.ascontiguousarray(self._images[rows].transpose(0, 3, 1, 2)))
+            yield x, None if self._labels is None else torch.from_numpy(self._labels[rows])
+
+
+class ImageSet:
+    """A split of a data set (`data.DataSet`: map-style, `.spec`, `.fingerprint`) as `Images`.
+
+    Raises:
+        UserError: the data set does not hold images.
+    """
+
+    def __init__(self, data: Any, name: str) -> None:
+        if data.spec.kind != "image":
+            raise UserError(f"these metrics judge images; the data set holds {data.spec.kind}", name)
+        self.name = name
+        self.shape = tuple(data.spec.shape)
+        self.classes = data.spec.classes or None
+        self.fingerprint = data.fingerprint
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(self), BATCH):
+            pairs = [self._data[i] for i in range(start, min(start + BATCH, len(self)))]
+            x = torch.stack([x for x, _ in pairs])
+            yield x, None if self.classes is None else torch.tensor([int(label) for _, label in pairs])
+
+
+def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
+    """Pixels uint8 (N, C, H, W) and labels (N,) of a labelled set, at most `limit` of them, evenly spaced.
+
+    Raises:
+        UserError: the set has no labels.
+    """
+    if images.classes is None:
+        raise UserError("a classifier cannot be trained on it: it has no labels", images.name)
+    stride = -(-len(images) // limit)
+    pixels, labels, start = [], [], 0
+    for x, label in images:
+        assert label is not None
+        keep = (torch.arange(start, start + len(x)) % stride) == 0
+        pixels.append(x[keep])
+        labels.append(label[keep])
+        start += len(x)
+    return torch.cat(pixels), torch.cat(labels)
+
+
+def kind(images: Images) -> str:
+    """`grayscale 28x28`, `RGB 32x32`."""
+    channels, height, width = images.shape
+    return f"{'grayscale' if channels == 1 else 'RGB'} {height}x{width}"
+
+
+def check_comparable(samples: Images, other: Images) -> None:
+    """Two sets can be compared only when they have one shape.
+
+    Raises:
+        UserError: names the mismatch.
+    """
+    if samples.shape != other.shape:
+        raise UserError(
+            f"are {kind(samples)}, but {other.name} is {kind(other)}: figures between them would mean nothing; "
+            "judge against the data set the model was trained on, read the same way",
+            samples.name,
+        )

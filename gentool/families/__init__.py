@@ -7,11 +7,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Literal, Union
 
-from gentool.registry import Registry
+from gentool.registry import Registry, resolve
 
 if TYPE_CHECKING:
     from gentool.families.base import Family
     from gentool.recipes.schema import Recipe
+    from gentool.training.module import GenModule
 
 FAMILIES: Registry[Family] = Registry(
     "family", {"edm": "gentool.families.edm.config:FAMILY"}, group="gentool.families"
@@ -39,3 +40,13 @@ def recipe_schema(name: str) -> type[Recipe]:
         family=(Literal[name], Field(description=shared["family"].description)),
         data=(data_set, Field(description=shared["data"].description)),
     )
+
+
+def module_class(name: str) -> type[GenModule]:
+    """The Lightning module of a family.
+
+    Raises:
+        UserError: for an unknown family.
+    """
+    made: type[GenModule] = resolve(FAMILIES.get(name).module)
+    return made

@@ -11,13 +11,11 @@ from typing import Any
 import torch
 
 from gentool import families, networks
-from gentool.data import static_spec
-from gentool.data.order import Batch
-from gentool.data.spec import DataSpec
-from gentool.noise import mix
+from gentool.data import Batch, DataSpec, open_set
 from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.schema import Recipe
 from gentool.tasks.train import build_module, quiet_lightning
-from gentool.training.module import GenModule, build_optimizer
+from gentool.training.module import GenModule
 
 BUDGET = 20.0
 """Seconds that the timed steps may take; the batch is cut until one step fits."""
@@ -54,11 +52,12 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     """
     resolved = resolve(source, overrides, families.recipe_schema)
     quiet_lightning()
-    spec = static_spec(resolved.recipe.data)
+    spec = data_spec(resolved.recipe)
     module = build_module(resolved.recipe, spec)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device).train()
     module.prepare_training()
+    module.assume_data()
     parameters = networks.summary(module)
     size, rate, kept = measure(module, spec, device)
     batch = resolved.recipe.data.batch_size
@@ -71,6 +70,14 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
         size,
         str(device),
     )
+
+
+def data_spec(recipe: Recipe) -> DataSpec:
+    """The examples' shape and classes: from the data where they are present, else what the set is known to hold."""
+    expected = recipe.data.expected_spec()
+    if recipe.data.present() or expected is None:
+        return open_set(recipe.data, "train").spec
+    return expected
 
 
 def random_batch(spec: DataSpec, size: int, device: torch.device) -> Batch:

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from gentool import families
-from gentool.data import to_uint8
-from gentool.data.spec import DataSpec
+from gentool.data import DataSpec, to_uint8
 from gentool.errors import CorruptError, UserError
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Sample
@@ -60,7 +59,8 @@ def load_run(path: Path | str) -> tuple[RunFolder, Resolved, GenModule]:
     run = RunFolder.open(path)
     resolved = resolve(run.recipe, (), families.recipe_schema)
     tensors, _ = load_weights(run.require_weights())
-    spec = DataSpec.from_json(run.read_provenance()["data_spec"])
+    known = run.read_provenance()["data_spec"]
+    spec = DataSpec(known["kind"], tuple(known["shape"]), known["classes"], tuple(known["class_names"]))
     module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)
     try:
         module.model.load_state_dict(tensors)

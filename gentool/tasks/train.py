@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gentool import families
-from gentool.data import loader, open_set
-from gentool.data.order import StepBatches
+from gentool.data import DataSpec, StepBatches, loader, open_set
 from gentool.errors import GentoolError, InterruptedError_, PreemptedError, UserError
 from gentool.noise import mix
 from gentool.recipes.resolve import Resolved, resolve
@@ -97,7 +96,7 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
     quiet_lightning()
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
-    module = build_module(recipe, dataset)
+    module = build_module(recipe, dataset.spec)
     state, bad = checkpoints.newest(run.checkpoints)
     for line in bad:
         say(f"warning: {line}; going on from the one before it")
@@ -110,7 +109,12 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
         snapshot.restore_weights(module, state)
         say(f"going on from step {module.step} of {config.max_steps}")
     rank_zero = rank_zero_only.rank in (0, None)
-    provenance = {**describe_machine(), "data_fingerprint": dataset.fingerprint, "recipe": resolved.name}
+    provenance = {
+        **describe_machine(),
+        "recipe": resolved.name,
+        "data_fingerprint": dataset.fingerprint,
+        "data_spec": asdict(dataset.spec),
+    }
     if rank_zero:
         checkpoints.sweep(run.checkpoints)
         write_text(run.recipe, resolved.text)
@@ -144,10 +148,10 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
     return Trained(run.path, module.step, seconds, rows[-1]["loss"] if rows else None, main=rank_zero)
 
 
-def build_module(recipe: Recipe, dataset: Any) -> GenModule:
+def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
     """The family's module with freshly initialised weights; the same for the same seed."""
     torch.manual_seed(mix(recipe.seed, "weights"))
-    return families.module_class(recipe.family)(recipe, dataset.spec)
+    return families.module_class(recipe.family)(recipe, spec)
 
 
 def fit(
@@ -220,7 +224,7 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
 
 def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
     """model.safetensors: the averaged weights where there are any."""
-    tensors = module.model.state_dict() if module.ema is None else module.ema.averaged_state_dict(module.model)
+    tensors = module.model.state_dict() if module.ema is None else module.ema.model_state()
     save_weights(
         run.weights,
         tensors,

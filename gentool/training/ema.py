@@ -39,6 +39,10 @@ class Ema:
             name: self._as_kept(name, value).clone() for name, value in model.state_dict().items()
         }
 
+    def to(self, device: torch.device) -> None:
+        """Moves the average to where the model is."""
+        self._values = {name: value.to(device) for name, value in self._values.items()}
+
     def beta(self, step: int, batch_size: int) -> float:
         """Decay of the update after optimiser step `step` (1 for the first), before its images are
         counted."""

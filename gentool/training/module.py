@@ -20,8 +20,7 @@ from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
 
 if TYPE_CHECKING:
-    from gentool.data import DataSpec
-    from gentool.data.order import Batch
+    from gentool.data import Batch, DataSpec
     from gentool.training.sampling import Drawn, SampleRequest
 
 
@@ -57,6 +56,9 @@ class GenModule(LightningModule):
 
     def fit_to_data(self, dataset: Any) -> None:  # noqa: B027
         """Measures what the model takes from the training data (sigma_data ...); called once, before step 0."""
+
+    def assume_data(self) -> None:  # noqa: B027
+        """Stands in for `fit_to_data` where there are no data to measure (a dry run)."""
 
     def per_example_loss(self, batch: Batch) -> Tensor:
         """(B,) losses whose mean is minimised; randomness comes from `self.rng` alone."""
@@ -130,7 +132,7 @@ class GenModule(LightningModule):
         """One optimiser step is done: count it and let the EMA follow."""
         self.step += 1
         if self.ema is not None:
-            self.ema.update(self.model, self.step - 1, batch_size)
+            self.ema.update(self.model, self.step, batch_size)
 
     def configure_optimizers(self) -> Any:
         return build_optimizer(self.recipe.optimizer, self.parameters())

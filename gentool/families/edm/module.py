@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gentool import networks
-from gentool.data import DataSpec, to_model
-from gentool.data.order import Batch
-from gentool.diffusion import denoiser as denoisers
+from gentool.data import Batch, DataSpec, to_model
 from gentool.diffusion import loss as losses
+from gentool.diffusion import precond as preconds
+from gentool.diffusion import processes
 from gentool.diffusion.denoiser import Denoiser
 from gentool.errors import UserError
 from gentool.families.edm.config import EdmRecipe
@@ -36,7 +36,9 @@ class EdmModule(GenModule):
         if (config.augment or config.flip) and spec.kind != "image":
             raise UserError(f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data")
         self.classes = spec.classes if config.conditional else 0
-        self.model = denoisers.build(config, self.build_network)
+        process = processes.build(config.process)
+        precond = preconds.build(config.chosen_precond, process)
+        self.model = Denoiser(self.build_network(precond.out_factor), precond, process)
         self.loss = losses.build(config, self.model)
 
     def build_network(self, out_factor: int) -> networks.Network:
@@ -49,6 +51,10 @@ class EdmModule(GenModule):
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
             self.model.precond.set_sigma_data(data_std(dataset))
+
+    def assume_data(self) -> None:
+        if self.model.precond.unmeasured:
+            self.model.precond.set_sigma_data(0.5)
 
     def per_example_loss(self, batch: Batch) -> Tensor:
         x0, config = to_model(batch.x), self.recipe.model

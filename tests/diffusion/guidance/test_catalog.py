@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gentool.diffusion.guidance.catalog import (
     CATALOG,
@@ -132,3 +135,26 @@ def test_defaults_guide() -> None:
     assert CfgOptions().scale == 2.0
     assert ApgOptions().eta == 0.0
     assert AdaptiveOptions().threshold == 0.99
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "guidance.md"
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_users_page_has_every_rule_with_its_options_defaults_and_an_example(name: str) -> None:
+    section = re.split(r"^## ", PAGE.read_text(), flags=re.M)
+    (own,) = [text for text in section if text.startswith(f"{name}: ")]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", own, flags=re.M))
+    fields = CATALOG[name].options.model_fields
+    written = {None: "none", (): "all"}
+    assert rows == {key: written.get(field.default, str(field.default)) for key, field in fields.items()}
+    assert f"--guidance {name}=" in own
+    assert CATALOG[name].source.rpartition(" ")[2] in own
+
+
+def test_the_users_pages_commands_and_recipes_are_valid() -> None:
+    text = PAGE.read_text()
+    for line in re.findall(r"^gentool sample .*$", text, flags=re.M):
+        check(parse(*re.findall(r"--guidance (\S+)", line)))
+    for block in re.findall(r"^```yaml\n(.*?)```", text, flags=re.M | re.S):
+        assert check(yaml.safe_load(block)["sample"]["guidance"])

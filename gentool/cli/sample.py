@@ -65,6 +65,7 @@ def sample(
             devices=devices,
             settings={key: value for key, value in settings.items() if value is not None},
             on_sample=lambda now, total: report(now, total, {}),
+            say=lambda line: note(line, quiet),
         )
     note(f"{done.count} samples, {done.nfe:g} network calls each ({done.solver}), {done.seconds:.1f} s", quiet)
     result = {
@@ -87,4 +88,4 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 def _rules(texts: list[str]) -> dict[str, Any]:
     from gentool.diffusion.guidance.catalog import parse
 
-    return parse(texts)
+    return parse(*texts)

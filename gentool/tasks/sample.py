@@ -79,6 +79,7 @@ def sample(
     devices: int = 1,
     settings: Mapping[str, Any] | None = None,
     on_sample: OnSample | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Sampled:
     """Draws `count` samples and writes them.
 
@@ -98,7 +99,8 @@ def sample(
         raise UserError(f"-n must be at least 1, got {count}")
     seed = resolved.recipe.seed if seed is None else seed
     job = Job(str(run.path), chosen, seed, label_cycle(label, module))
-    module.check_request(chosen)
+    for line in module.check_request(chosen):
+        say(line)
     arrays, nfe = [], []
     for part, calls in _work(job, module, count, devices):
         arrays.append(part)

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentool.diffusion import guidance, solvers
 from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.grids import make_grid
+from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
 from gentool.diffusion.predictor import Guidance, Predictor
+from gentool.diffusion.solvers.catalog import SOLVERS
+from gentool.diffusion.solvers.core import build as build_solver
+from gentool.diffusion.solvers.integrate import integrate
 from gentool.errors import UserError
 from gentool.networks.attention import attention_layers, perturb
 from gentool.recipes.schema import Sample
@@ -45,17 +48,19 @@ def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits) -> Guidance | 
     )
 
 
-def check(settings: Sample, denoiser: Denoiser, traits: Traits) -> None:
-    """Refuses what this model cannot do before any work is done.
+def check(settings: Sample, denoiser: Denoiser, traits: Traits) -> list[str]:
+    """Refuses what this model cannot do before any work is done; returns what the user should hear.
 
     Raises:
         UserError: unknown solver, option, grid or rule, or one that the model lacks the means for.
     """
-    solvers.build(settings.solver, settings.options)
-    make_grid(settings.grid or solvers.SOLVERS.get(settings.solver).grid, settings.steps, denoiser.process)
+    build_solver(settings.solver, settings.options)
+    grid = make_grid(settings.grid or SOLVERS.get(settings.solver).grid, settings.steps, denoiser.process)
     build_guidance(settings.guidance, denoiser, traits)
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
+    clipped = settings.threshold != "none" or not traits.images
+    return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
 
 
 def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
@@ -81,14 +86,14 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
         threshold=request.threshold,
     )
     process = denoiser.process
-    grid = make_grid(request.grid or solvers.SOLVERS.get(request.solver).grid, request.steps, process)
+    grid = make_grid(request.grid or SOLVERS.get(request.solver).grid, request.steps, process)
     noise = request.noise(traits.shape, dtype)
     start = noise.normal("prior") * process.prior_std
     on_step = request.on_step
-    result = solvers.integrate(
+    result = integrate(
         predict,
         process,
-        solvers.build(request.solver, request.options),
+        build_solver(request.solver, request.options),
         grid,
         start,
         noise,

@@ -69,8 +69,8 @@ class GenModule(LightningModule):
         """Samples in model space for the indices of the request; a pure function of it and the weights."""
 
     @abstractmethod
-    def check_request(self, settings: Sample) -> None:
-        """Refuses, before any work is done, what this model cannot sample (`UserError` says why)."""
+    def check_request(self, settings: Sample) -> list[str]:
+        """Refuses, before any work is done, what this model cannot sample (`UserError` says why); returns notices."""
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""

@@ -16,6 +16,7 @@ from gentool.diffusion.denoiser import Denoiser
 from gentool.errors import UserError
 from gentool.families.edm.config import EdmRecipe
 from gentool.networks.augment import LABELS, augment
+from gentool.recipes.schema import Sample
 from gentool.training import drawing
 from gentool.training.module import GenModule
 from gentool.training.moments import data_std
@@ -87,8 +88,8 @@ class EdmModule(GenModule):
             images=self.spec.kind == "image",
         )
 
-    def check_request(self, settings: Any) -> None:
-        drawing.check(settings, self.model, self.sampling_traits())
+    def check_request(self, settings: Sample) -> list[str]:
+        return drawing.check(settings, self.model, self.sampling_traits())
 
     def compiled_parts(self) -> list[torch.nn.Module]:
         return [self.model.network]

@@ -39,8 +39,12 @@ class GaussianMixture:
         self.shape = means.shape[1:]
         self.means = means.flatten(1)
         self.variances = torch.as_tensor(stds, dtype=torch.float64) ** 2
-        w = torch.ones(len(means)) if weights is None else torch.as_tensor(weights)
-        self.log_weights = w.double().log() - w.double().sum().log()
+        w = (
+            torch.ones(len(means), dtype=torch.float64)
+            if weights is None
+            else torch.as_tensor(weights, dtype=torch.float64)
+        )
+        self.log_weights = (w / w.sum()).log()
 
     @classmethod
     def triad(cls) -> Self:

@@ -54,9 +54,9 @@ class SplitLogNormalTimes(_Times):
 class LogLogisticTimes(_Times):
     name: Literal["log-logistic"] = "log-logistic"
     """ln sigma from a logistic law, within the process's range."""
-    mean: float = -1.2
-    """Mean of ln sigma."""
-    scale: PositiveFloat = 0.66
+    mean: float = -0.6931
+    """Mean of ln sigma; ln sigma_data in k-diffusion."""
+    scale: PositiveFloat = 0.5
     """Scale of ln sigma."""
 
 

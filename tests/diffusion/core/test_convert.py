@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gentool.diffusion.convert import Kind, convert, from_x0, per_sample, to_x0
+from gentool.diffusion.process import Process
 from gentool.diffusion.processes import Edm, Flow, Trig, Vp
 from gentool.errors import UserError
 
@@ -16,10 +17,12 @@ PROCESSES = [Edm(), Vp(), Trig(), Flow()]
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.name)
-def test_round_trips_between_all_kinds(process) -> None:  # type: ignore[no-untyped-def]
+def test_round_trips_between_all_kinds(process: Process) -> None:
     g = torch.Generator().manual_seed(0)
-    t = process.t_min + torch.rand(5, generator=g, dtype=torch.float64) * (process.t_max - process.t_min) *
-    0.9 x0, eps = (torch.randn(5, 3, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    t = process.t_min + 0.9 * (process.t_max - process.t_min) * torch.rand(
+        5, generator=g, dtype=torch.float64
+    )
+    x0, eps = (torch.randn(5, 3, 2, generator=g, dtype=torch.float64) for _ in range(2))
     x_t = per_sample(process.alpha(t), x0) * x0 + per_sample(process.std(t), x0) * eps
     for kind in get_args(Kind):
         torch.testing.assert_close(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def _heun(count: int, corrected: bool = True) -> float:
     def slope(x: torch.Tensor, sigma: float) -> torch.Tensor:
         return (x - gaussian.denoise(x, f64(sigma))) / sigma
 
-    for here, there in zip(levels[:-1], levels[1:]):
+    for here, there in pairwise(levels):
         d = slope(x, here)
         if corrected and there > 0:
             d = (d + slope(x + (there - here) * d, there)) / 2

@@ -61,7 +61,6 @@ def test_std_is_alpha_sigma_and_variance_is_preserved_where_promised(process: Pr
     t = times(process)
     torch.testing.assert_close(process.std(t), process.alpha(t) * process.sigma(t), rtol=1e-10, atol=0)
     total = process.alpha(t) ** 2 + process.std(t) ** 2
-    # the continuous cosine's alpha is normalised to 1 at t = 0, where its phase is not 0
     if process.variance_preserving:
         torch.testing.assert_close(total, torch.ones_like(t), rtol=1e-12, atol=0)
     else:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from gentool.diffusion import times as laws
-from gentool.diffusion.config import DiffusionConfig, WeightConfig
+from gentool.diffusion.config import DiffusionConfig
 from gentool.diffusion.convert import per_sample
 from gentool.diffusion.denoiser import Denoiser
+from gentool.diffusion.loss_config import WeightConfig
 from gentool.diffusion.precond import Precond
 from gentool.diffusion.times import Times, uniforms
 
@@ -44,8 +45,8 @@ Weight = Callable[[Tensor], Tensor]
 class DiffusionLoss:
     """Per-sample denoising loss of one law of noise levels and one weight.
 
-    Every operation is per sample and without branches on data, so `torch.func.vmap(grad(...))` gives per-
-    sample gradients, with K draws averaged inside each (noise multiplicity).
+    Every operation is per sample and without branches on data, so `torch.func.vmap(grad(...))` gives
+    per-sample gradients, with K draws averaged inside each (noise multiplicity).
     """
 
     times: Times
@@ -88,8 +89,8 @@ class DiffusionLoss:
         x0 = _repeat(x0, draws)
         label = None if label is None else _repeat(label, draws)
         augment = None if augment is None else _repeat(augment, draws)
-        sigma = self.times(u.flatten()).to(x0.dtype)
-        x = x0 + per_sample(sigma, x0) * noise.flatten(0, 1).to(x0.dtype)
+        sigma = self.times(u.flatten()).to(x0)
+        x = x0 + per_sample(sigma, x0) * noise.flatten(0, 1).to(x0)
         error = (denoiser(x, sigma, label, augment) - x0).square().flatten(1).mean(1)
         return (self.weight(sigma) * error).view(batch, draws).mean(1)
 

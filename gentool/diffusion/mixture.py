@@ -39,8 +39,12 @@ class GaussianMixture:
         self.shape = means.shape[1:]
         self.means = means.flatten(1)
         self.variances = torch.as_tensor(stds, dtype=torch.float64) ** 2
-        w = torch.ones(len(means)) if weights is None else torch.as_tensor(weights)
-        self.log_weights = w.double().log() - w.double().sum().log()
+        w = (
+            torch.ones(len(means), dtype=torch.float64)
+            if weights is None
+            else torch.as_tensor(weights, dtype=torch.float64)
+        )
+        self.log_weights = (w / w.sum()).log()
 
     @classmethod
     def triad(cls) -> Self:
@@ -81,7 +85,9 @@ class GaussianMixture:
 
     def _log_joint(self, flat: Tensor, total: Tensor, label: Tensor | None) -> Tensor:
         """log w_k N(x; mu_k, total_k) as (B, K); of the label's component alone where there is one."""
-        squares = (flat.unsqueeze(1) - self.means).square().sum(2)
+        # |x - mu|^2 by its expansion: (B, K, d) would not fit for a data set's worth of components
+        cross = flat @ self.means.T
+        squares = flat.square().sum(1, keepdim=True) - 2 * cross + self.means.square().sum(1)
         dims = self.means.shape[1]
         log = self.log_weights - 0.5 * (squares / total + dims * (2 * math.pi * total).log())
         if label is None:

@@ -39,7 +39,11 @@ class Precond(nn.Module, ABC):
 
     name: ClassVar[str]
     out_factor: ClassVar[int] = 1
-    sigma_data: Tensor | None = None
+    sigma_data: Tensor | None
+
+    def __init__(self, sigma_data: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("sigma_data", sigma_data)
 
     @abstractmethod
     def forward(self, sigma: Tensor) -> Scalings: ...
@@ -69,8 +73,7 @@ class _DataScaled(Precond):
     sigma_data: Tensor
 
     def __init__(self, sigma_data: float | None = None) -> None:
-        super().__init__()
-        self.register_buffer("sigma_data", torch.tensor(math.nan, dtype=torch.float64))
+        super().__init__(torch.tensor(math.nan, dtype=torch.float64))
         if sigma_data is not None:
             self.set_sigma_data(sigma_data)
 

@@ -219,7 +219,7 @@ class Ddpm(Process):
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         table, segment = self._table(t), self._segment(t)
-        start = segment / self.levels
+        start = segment.double() / self.levels
         return (table[segment] + self._slope(segment, table) * (t.double() - start)).to(t.dtype)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class Ddpm(Process):
         log_alpha = -0.5 * torch.log1p(sigma.double() ** 2)
         segment = torch.searchsorted(-table, -log_alpha.reshape(-1), right=True) - 1
         segment = segment.reshape(sigma.shape).clamp(0, self.levels - 1)
-        t = segment / self.levels + (log_alpha - table[segment]) / self._slope(segment, table)
+        t = segment.double() / self.levels + (log_alpha - table[segment]) / self._slope(segment, table)
         return t.to(sigma.dtype)
 
     def dlog_alpha(self, t: Tensor) -> Tensor:
@@ -248,8 +248,7 @@ class Ddpm(Process):
 
 
 def _betas(kind: str, levels: int, beta_min: float, beta_max: float) -> Tensor:
-    """(levels,) float64 in (0, 1): DDPM's linear, latent diffusion's scaled-linear, improved DDPM's
-    cosine."""
+    """(levels,) float64 in (0, 1): DDPM's, latent diffusion's and improved DDPM's."""
     if kind == "linear":
         return torch.linspace(beta_min, beta_max, levels, dtype=torch.float64)
     if kind == "scaled-linear":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentool.diffusion.config import TimesConfig
+from gentool.diffusion.loss_config import TimesConfig
 from gentool.diffusion.process import Process
 from gentool.diffusion.processes import Ddpm
 
@@ -143,8 +143,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class InterpolatedCosine:
-    """Log-SNR interpolated between two cosine laws shifted to noise resolutions (simple diffusion, eq. 4 to
-    6).
+    """Log-SNR interpolated between two cosine laws shifted to noise resolutions (simple diffusion).
 
     A law shifted by r = image_size/noise_size is `Cosine` with scale r: at u its log-SNR is mixed, u of
     `high` and 1 - u of `low`, so that the noisy end follows `noise_high`.

@@ -19,6 +19,8 @@ from gentool.recipes import schema
 class Ema:
     """ema <- beta ema + (1 - beta) weights after every optimiser step; it starts as a copy of the model.
 
+    Make it when the model is on its device.
+
     Parameters are averaged in float32 (float64 where they are); buffers are copied. With B the batch size, k
     the number of optimiser steps taken and n the number of images seen before the last:
 
@@ -44,8 +46,7 @@ class Ema:
         self._values = {name: value.to(device) for name, value in self._values.items()}
 
     def beta(self, step: int, batch_size: int) -> float:
-        """Decay of the update after optimiser step `step` (1 for the first), before its images are
-        counted."""
+        """Decay of the update after optimiser step `step` (1, 2 ..), before its images are counted."""
         c = self.config
         if c.rule == "constant":
             return c.decay
@@ -58,8 +59,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int, batch_size: int) -> None:
-        """Take in the model's weights after optimiser step `step` (1 for the first) on `batch_size`
-        images."""
+        """Take in the model's weights after optimiser step `step` (1, 2 ..) on `batch_size` images."""
         weight = 1 - self.beta(step, batch_size)
         self.seen += batch_size
         averages, currents = [], []
@@ -96,7 +96,9 @@ class Ema:
             CorruptError: when it is not the state of an average of this model; names the first weight that
             differs.
         """
-        values = state["values"]
+        values, seen = state.get("values"), state.get("seen")
+        if not isinstance(values, dict) or not isinstance(seen, int):
+            raise CorruptError("EMA state: expected {seen: a count of images, values: tensors by name}")
         differ = sorted(values.keys() ^ self._values.keys()) or [
             name for name, value in self._values.items() if values[name].shape != value.shape
         ]
@@ -104,7 +106,7 @@ class Ema:
             raise CorruptError(f"EMA of another model: {differ[0]} is missing, unknown or of another shape")
         for name, value in self._values.items():
             value.copy_(values[name])
-        self.seen = int(state["seen"])
+        self.seen = seen
 
     def _as_kept(self, name: str, value: Tensor) -> Tensor:
         keep = torch.promote_types(value.dtype, torch.float32) if name in self._parameters else value.dtype

@@ -41,5 +41,7 @@ for _kind, _pattern in (("float", scalars.FLOAT), ("int", scalars.INT), ("bool",
 
 def dump(values: dict[str, Any]) -> str:
     """The complete text of a recipe, its first line the editors' hint and its second the schema's version."""
-    body = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return f"{EDITOR_LINE}\nschema: {SCHEMA}\n{body}"
+    body = yaml.dump(
+        {"schema": SCHEMA} | values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return f"{EDITOR_LINE}\n{body}"

@@ -50,10 +50,13 @@ class _Spot:
 def _locate(model: type[BaseModel], location: Sequence[int | str]) -> _Spot:
     path: tuple[str, ...] = ()
     kind = owner = Kind(model)
-    for item in location:
+    for index, item in enumerate(location):
         if kind.is_union:
             branch = kind.branch(str(item))
-            if branch is None:  # one of several plain branches: the fault is the union's
+            inside = index + 1 < len(location)
+            if branch is None or (
+                kind.tag is None and not inside
+            ):  # no branch fits: the fault is the union's
                 break
             kind = branch
         elif item != "[key]":  # that marks a fault of the dict key before it

@@ -1,7 +1,7 @@
 """The command line: a table of commands, each imported when it is called and not before.
 
-`gentool --help` answers from the table alone, so it costs no torch, no schema and no command's imports. A command is
-a module of this package with `app: typer.Typer` in it, and one line in `COMMANDS`.
+`gentool --help` answers from the table alone, so it costs no torch, no schema and no command's imports. A
+command is a module here with `app = typer.Typer(add_completion=False)`, and one line in `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def _gentool(
 ) -> None:
     """Train, sample and evaluate generative models from recipes.
 
-    Every command takes --json: one JSON document on standard output. Exit codes: 0 done, 1 failure, 2 wrong input,
-    3 privacy budget, 4 corrupt data, 75 preempted with the state saved, 130 interrupted.
+    Every command takes --json: one JSON document on standard output.
+
+    Exit codes: 0 done, 1 failure, 2 wrong input, 3 privacy budget, 4 corrupt, 75 preempted, 130 interrupted.
     """
 
 

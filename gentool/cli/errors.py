@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
+from io import TextIOWrapper
 
 import typer
 
@@ -14,19 +16,17 @@ from gentool.cli.output import print_json
 from gentool.errors import GentoolError, InterruptedError_, RecipeError, UserError
 
 BROKEN_PIPE = 141
-"""The shell's code for a command whose reader went away (128 + SIGPIPE), as in `gentool recipes list | head -1`."""
+"""The shell's code for a command whose reader went away (128 + SIGPIPE): `gentool recipes list | head -1`."""
 
-# Typer carries its own click since 0.2x and used the package before; BadParameter(UsageError(ClickException)) is in both.
+# Typer used the package click once and has its own now: BadParameter(UsageError(ClickException)) in both.
 _ClickException = typer.BadParameter.__mro__[2]
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def guarded(work: Callable[[], None], as_json: bool) -> int:
-    """Run `work`; every way it can end becomes an exit code, and every error is told in the form that was asked for."""
+    """Run `work`; every way it can end becomes an exit code, and an error is told in the form asked for."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # a terminal or file that cannot show a sign gets its escape instead
+        if isinstance(stream, TextIOWrapper):  # one that cannot encode a sign gets its escape instead
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
@@ -35,15 +35,22 @@ def guarded(work: Callable[[], None], as_json: bool) -> int:
         except typer.Exit as end:
             sys.stdout.flush()
             return end.exit_code
-        except BrokenPipeError:
-            raise
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, BrokenPipeError) and _reader_gone():
+                raise
             return _tell(error, as_json)
     except BrokenPipeError:
         # Python flushes standard output once more at exit; give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return 0
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads standard output any more. Other pipes may break too: no reason for silence."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _tell(error: BaseException, as_json: bool) -> int:
@@ -54,7 +61,7 @@ def _tell(error: BaseException, as_json: bool) -> int:
     if known is None:
         traceback.print_exception(error, file=sys.stderr)
         known = GentoolError(
-            f"{type(error).__name__}: {error} (this is a defect of gentool; please report it with the traceback)"
+            f"{type(error).__name__}: {error} (a defect of gentool: please report it with the traceback)"
         )
         known.kind = "defect"
     problems = known.problems if isinstance(known, RecipeError) else ()

@@ -8,7 +8,7 @@ import typer
 
 from gentool.cli.output import Json, emit, table
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.callback()
@@ -30,7 +30,7 @@ def list_families(json: Json = False) -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A family.")], json: Json = False) -> None:
-    """Show a family: its paper, its shipped recipes, and every key of its recipes with type, default and meaning."""
+    """Show a family: paper, shipped recipes, and every key of its recipes with type, default and meaning."""
     from rich.console import Group
 
     from gentool.families import FAMILIES, recipe_schema

@@ -18,7 +18,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stand
 
 
 def emit(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None:
-    """Print a command's result: the JSON document, or `text` (a string as it is, else anything rich can render)."""
+    """Print a command's result: the JSON document, or `text` (a string as it is, else for rich to render)."""
     if as_json:
         print_json(result)
     elif isinstance(text, str):

@@ -1,7 +1,7 @@
 """Progress of long work on standard error: a bar for a person, one line a minute for a log.
 
-Tasks are handed a plain callable, `report(done, total, figures)` with figures such as `{"loss": 0.31}`, and know
-nothing of terminals: its type is `Callable[[int, int, Mapping[str, float]], None]`.
+Tasks are handed a plain callable, `report(done, total, figures)` with figures such as `{"loss": 0.31}`, and
+know nothing of terminals: its type is `Callable[[int, int, Mapping[str, float]], None]`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 @contextmanager
 def progress(what: str, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """A report that shows `what` with its rate in `unit`s a second and the time left; nothing when `quiet`."""
+    """A report that shows `what`, its rate in `unit`s a second and the time left; nothing when `quiet`."""
     if quiet:
         yield lambda done, total, figures: None
     elif sys.stderr.isatty():
@@ -75,32 +75,24 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def _bar(what: str, unit: str) -> Iterator[Report]:
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
     from rich.text import Text
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
             return Text(f"{task.speed:.3g} {unit}s/s" if task.speed else "")
 
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
         Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task: list[int] = []
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[figures]}"),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True)) as bar:
+        task: list[rich.TaskID] = []
 
         def report(done: int, total: int, figures: Mapping[str, float]) -> None:
             if not task:

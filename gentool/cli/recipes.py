@@ -15,7 +15,7 @@ from gentool.errors import UserError
 if TYPE_CHECKING:
     from gentool.recipes.resolve import Resolved
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Source = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")

@@ -1,11 +1,13 @@
-"""Model families by name. A new family is a folder here (or a package elsewhere) and one line: below, or an entry
-point of the group `gentool.families`, that names its `FAMILY`.
+"""Model families by name.
+
+A new family is a folder here (or a package elsewhere) and one line that names its `FAMILY`: below, or an
+entry point of the group `gentool.families`.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from gentool.registry import Registry, resolve
 
@@ -21,7 +23,7 @@ FAMILIES: Registry[Family] = Registry(
 
 @cache
 def recipe_schema(name: str) -> type[Recipe]:
-    """The class that checks the recipes of a family: the family's own, with `data` typed as any data set by name.
+    """The class that checks a family's recipes: the family's own, with `data` typed as any data set by name.
 
     Raises:
         UserError: for an unknown family.
@@ -31,14 +33,15 @@ def recipe_schema(name: str) -> type[Recipe]:
     from gentool.data.config import CONFIGS
 
     family = FAMILIES.get(name)
-    data_set = Annotated[Union[tuple(CONFIGS.values())], Field(discriminator="name")]
+    data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
+    own_name: Any = Literal[name]
     shared = family.recipe.model_fields
     return create_model(
         f"{family.recipe.__name__}OnData",
         __base__=family.recipe,
         __doc__=family.summary,
-        family=(Literal[name], Field(description=shared["family"].description)),
-        data=(data_set, Field(description=shared["data"].description)),
+        family=(own_name, Field(description=shared["family"].description)),
+        data=(data_set, Field(discriminator="name", description=shared["data"].description)),
     )
 
 

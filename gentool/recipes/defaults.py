@@ -1,8 +1,8 @@
 """Defaults of whole blocks, kept when a recipe gives only some of a block's keys.
 
-A schema may give a block a default of its own (`optimizer: Optimizer = Optimizer(lr=2e-4)`). A recipe that then
-writes `optimizer: {warmup: 10}` means that optimiser with a warm-up; pydantic alone would start from the class's
-defaults and silently change `lr`.
+A schema may give a block a default of its own (`optimizer: Optimizer = Optimizer(lr=2e-4)`). A recipe that
+then writes `optimizer: {warmup: 10}` means that optimiser with a warm-up; pydantic alone would start from the
+class's defaults and silently change `lr`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gentool.recipes.kinds import Kind
 
 
 def fill(values: dict[str, Any], model: type[BaseModel], default: BaseModel | None = None) -> dict[str, Any]:
-    """`values` of a block of class `model`, with what it leaves out taken from `default` (JSON types throughout)."""
+    """`values` of a block of class `model`, what it leaves out taken from `default`; JSON types only."""
     filled = {**default.model_dump(mode="json"), **values} if default is not None else dict(values)
     for name, field in model.model_fields.items():
         given = values.get(name)

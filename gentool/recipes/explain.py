@@ -1,7 +1,7 @@
 """Pydantic's errors in a person's words, each at its place in the file.
 
-Pydantic reports one error per branch of a union and locations that mix keys with branch labels; here the schema is
-walked along with the location, so that a fault is one `Problem` with the dotted key that the person wrote.
+Pydantic reports one error per branch of a union and locations that mix keys with branch labels; here the
+schema is walked along with the location, so that a fault is one `Problem` with the key that the person wrote.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def explain(error: ValidationError, model: type[BaseModel], root: Node) -> list[
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where an error is: `path` as the person wrote it, the kind of thing expected there, the block it is in."""
+    """Where an error is: `path` as the person wrote it, the kind expected there, and the kind it is in."""
 
     path: tuple[str, ...]
     kind: Kind
@@ -50,10 +50,13 @@ class _Spot:
 def _locate(model: type[BaseModel], location: Sequence[int | str]) -> _Spot:
     path: tuple[str, ...] = ()
     kind = owner = Kind(model)
-    for item in location:
+    for index, item in enumerate(location):
         if kind.is_union:
             branch = kind.branch(str(item))
-            if branch is None:  # one of several plain branches: the fault is the union's
+            inside = index + 1 < len(location)
+            if branch is None or (
+                kind.tag is None and not inside
+            ):  # no branch fits: the fault is the union's
                 break
             kind = branch
         elif item != "[key]":  # that marks a fault of the dict key before it

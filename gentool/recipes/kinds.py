@@ -24,7 +24,7 @@ _NAMES: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """An annotation taken apart: its bare type, its constraints, and the key that tells its union's branches apart."""
+    """An annotation taken apart: bare type, constraints, the key that tells a union's branches apart."""
 
     base: Any
     limits: tuple[Any, ...] = ()
@@ -43,7 +43,8 @@ class Kind:
                     tag = tag or (_tag(field) if field else None)
             elif _is_union(annotation) and NoneType in get_args(annotation):
                 nullable = True
-                annotation = Union[tuple(item for item in get_args(annotation) if item is not NoneType)]
+                rest = tuple(item for item in get_args(annotation) if item is not NoneType)
+                annotation = Union[rest]  # noqa: UP007
             else:
                 return cls(annotation, limits, tag, nullable)
 
@@ -112,7 +113,7 @@ class Kind:
         return found | {int} if float in found else found
 
     def words(self) -> str:
-        """What is expected, as it reads after "expected": `an integer above 0`, `one of a, b`, `a list of numbers`."""
+        """What reads well after "expected": `an integer above 0`, `one of a, b`, `a block of keys (x, y)`."""
         if self.tag is not None:
             texts = [f"a block with {self.tag}: one of {', '.join(self.tags())}"]
         else:

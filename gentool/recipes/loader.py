@@ -1,8 +1,8 @@
 """Strict YAML with positions: the one way text becomes a recipe's values.
 
 Built on PyYAML's events, so that a hostile file is given up in bounded time: at most 1 MiB, 10 000 values, 32
-levels. Anchors, aliases, tags, duplicate keys and second documents are refused with their position. Faults that
-leave the rest readable are collected; those that do not (syntax, limits) raise at once.
+levels. Anchors, aliases, tags, duplicate keys and second documents are refused with their position. Faults
+that leave the rest readable are collected; those that do not (syntax, limits) raise at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_DEPTH = 32
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and where it was written; `key_where` is where its key was (the value's own place if it has none)."""
+    """A value and where it was written; `key_where` is where its key was (its own place, if it has none)."""
 
     value: Scalar | dict[str, Node] | list[Node]
     where: str
@@ -116,15 +116,11 @@ class _Builder:
         self.loader.get_event()  # the document's end
         event = self.loader.get_event()
         if not isinstance(event, yaml.StreamEndEvent):
-            _fail(
-                self.problems,
-                self.place(event),
-                "a second document starts here; a recipe is one document",
-                key,
-            )
+            _fail(self.problems, self.place(event), "a second document starts here; one is allowed", key)
         return root
 
     def place(self, event: yaml.Event) -> str:
+        assert event.start_mark is not None
         return self.at(event.start_mark.line + 1, event.start_mark.column + 1)
 
     def node(self, event: yaml.Event, key: str, depth: int, key_where: str | None) -> Node:
@@ -138,20 +134,17 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             self.fault(where, key, f"aliases are not allowed (*{event.anchor}); write the value out")
             return Node(None, where, key_where or where)
+        assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         if event.anchor is not None:
-            self.fault(
-                where,
-                key,
-                f"anchors are not allowed (&{event.anchor}); write the value out where it is needed",
-            )
+            self.fault(where, key, f"anchors are not allowed (&{event.anchor}); write the value out")
         if event.tag is not None:
             self.fault(where, key, f"tags are not allowed ({event.tag})")
-        if isinstance(event, yaml.MappingStartEvent):
-            value = self.mapping(key, depth)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            value = self.sequence(key, depth)
-        else:
+        if isinstance(event, yaml.ScalarEvent):
             value = self.scalar(event, key, where)
+        elif isinstance(event, yaml.MappingStartEvent):
+            value = self.mapping(key, depth)
+        else:
+            value = self.sequence(key, depth)
         return Node(value, where, key_where or where)
 
     def mapping(self, key: str, depth: int) -> dict[str, Node]:
@@ -205,7 +198,7 @@ class _Builder:
 
 
 def is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8: escapes and undecodable arguments can smuggle in half a surrogate pair."""
+    """Whether UTF-8 can hold it: escapes and undecodable arguments can smuggle in half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
 """Overrides from the command line: `a.b=VALUE` sets a key, `~a.b` takes it out (back to its default).
 
-VALUE is YAML, read by the recipe's own loader: `optimizer.lr=1e-3`, `sample.guidance={cfg: {scale: 2}}`. It ends at the
-end of the argument, so it may hold `=`; an empty VALUE is null, as after `key:` in a file; text that YAML would read
-as something else is quoted (`description="yes"`). Later overrides win.
+VALUE is YAML, read by the recipe's own loader: `optimizer.lr=1e-3`, `sample.guidance={cfg: {scale: 2}}`. It
+ends at the end of the argument, so it may hold `=`; an empty VALUE is null, as after `key:` in a file; text
+that YAML would read as something else is quoted (`description="3"`). Later overrides win.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gentool.recipes.loader import MAX_DEPTH, Node, is_text, parse
 def apply(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
     """A tree with the overrides in it; places of what they set read `override 'a.b=value'`.
 
-    Faults are appended to `problems`; an override that has one is left out. Whether a key exists is the schema's
-    to say.
+    Faults are appended to `problems`; an override that has one is left out. Whether a key exists is for the
+    schema to say.
     """
     for text in overrides:
         where = f"override {text!r}"

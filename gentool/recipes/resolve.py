@@ -45,7 +45,7 @@ def resolve(
     """Read the recipe `source` (a path or a shipped name), apply `overrides`, check all of it.
 
     Args:
-        schema_of: a family's name -> the class that checks its recipes; raises `UserError` for an unknown name.
+        schema_of: a family's name -> the class that checks its recipes; a `UserError` for an unknown name.
 
     Raises:
         RecipeError: with every fault of file and overrides at once.
@@ -81,7 +81,7 @@ def _read(source: str | Path) -> tuple[str, str, bytes]:
 
 
 def _without_schema(root: Node, problems: list[Problem]) -> Node:
-    """The tree less its `schema:` key; a recipe of another grammar is refused before its keys are judged by ours."""
+    """The tree less its `schema:` key; a recipe of another grammar is not judged by the keys of this one."""
     assert isinstance(root.value, dict)
     if (version := root.value.get("schema")) is None:
         return root
@@ -111,7 +111,7 @@ def _check(root: Node, schema_of: Callable[[str], type[Recipe]], problems: list[
     # What the loader and the overrides found already would show up again, distorted.
     known = {problem.key for problem in problems}
     try:
-        # As JSON, where pydantic's strict mode takes lists for tuples and integers for numbers, and nothing laxer.
+        # As JSON: there pydantic's strict mode takes lists for tuples and integers for numbers, no more.
         recipe = model.model_validate_json(json.dumps(fill(root.plain(), model)))
     except ValidationError as error:
         for problem in explain(error, model, root):

@@ -1,7 +1,7 @@
 """Scalars of a recipe: the YAML 1.2 core schema, and nothing more.
 
-PyYAML resolves YAML 1.1 (`1e-3` is text, `on` is true, `012` is ten, `12:30:00` is a number); every recipe and every
-override is read by the rules here instead (YAML 1.2.2, section 10.3.2).
+PyYAML resolves YAML 1.1 (`1e-3` is text, `on` is true, `012` is ten, `12:30:00` is a number); every recipe
+and every override is read by the rules here instead (YAML 1.2.2, section 10.3.2).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from typing import TypeAlias
 
-Scalar: TypeAlias = None | bool | int | float | str
+Scalar: TypeAlias = bool | int | float | str | None
 
 NULL = re.compile(r"~|null|Null|NULL|")
 BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -25,8 +25,8 @@ def scalar(text: str) -> Scalar:
     """The value of a plain (unquoted) scalar.
 
     Raises:
-        ValueError: with words for the user, for `.nan`, `.inf`, numbers beyond 64 bits and `012`, which YAML 1.1
-            reads as ten and YAML 1.2 as twelve.
+        ValueError: with words for the user, for `.nan`, `.inf`, numbers beyond 64 bits and `012`, which
+            YAML 1.1 reads as ten and YAML 1.2 as twelve.
     """
     if NULL.fullmatch(text):
         return None

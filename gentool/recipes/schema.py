@@ -82,7 +82,7 @@ class Optimizer(Strict):
 
 class Ema(Strict):
     rule: Literal["constant", "ramp", "half-life", "inverse-power"] = "ramp"
-    """constant: beta = decay; ramp: min(decay, (1+k)/(10+k)); half-life: EDM's, in images; inverse-power: k-diffusion's."""
+    """constant: beta = decay; ramp: min(decay, (1+k)/(10+k)); half-life: EDM; inverse-power: k-diffusion."""
     decay: Fraction = 0.999
     """The (largest) decay of the constant, ramp and inverse-power rules."""
     half_life: Annotated[float, Field(gt=0)] = 500_000.0
@@ -145,7 +145,7 @@ class Recipe(Strict):
 
 
 def json_schema(recipes: Mapping[str, type[Recipe]]) -> dict[str, Any]:
-    """One JSON Schema (draft 2020-12) for recipes of every family: `family` decides which class checks the rest.
+    """One JSON Schema (draft 2020-12) for recipes of every family: `family` decides what checks the rest.
 
     Args:
         recipes: family name -> the class of its recipes.

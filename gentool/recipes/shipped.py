@@ -9,7 +9,7 @@ from gentool.recipes.loader import load
 
 
 def root() -> Path:
-    """The folder of shipped recipes: inside the package in a wheel, at the top of the repository in a checkout."""
+    """The folder of shipped recipes: inside the package in a wheel, at the repository's top in a checkout."""
     here = Path(__file__).parent
     packed = here / "shipped"
     return packed if packed.is_dir() else here.parents[1] / "recipes"

@@ -30,7 +30,7 @@ _BUILDERS: Registry[Callable[..., Network]] = Registry(
 
 
 class Summary(TypedDict):
-    """Parameter counts: `total`, and of each direct child in order (`by_module`)."""
+    """Parameter counts: `total`, and of each direct child that has any, in order (`by_module`)."""
 
     total: int
     by_module: dict[str, int]
@@ -64,7 +64,7 @@ def build_classifier(config: ResNet, in_channels: int, classes: int) -> Classifi
 
 
 def summary(module: nn.Module) -> Summary:
-    """Parameter counts of a module, also of one on the meta device; parameters count once however often shared."""
+    """Parameter counts of a module, also of one on the meta device; shared parameters count once."""
     seen: set[int] = set()
 
     def count(part: nn.Module, recurse: bool = True) -> int:
@@ -72,7 +72,7 @@ def summary(module: nn.Module) -> Summary:
         seen.update(fresh)
         return sum(fresh.values())
 
-    by_module = {name: count(child) for name, child in module.named_children()}
+    by_module = {name: number for name, child in module.named_children() if (number := count(child))}
     own = count(module, recurse=False)
     if own:
         by_module["(own)"] = own

@@ -1,4 +1,4 @@
-"""Self-attention with every derivative, and its perturbation by the identity map (perturbed-attention guidance)."""
+"""Self-attention that has every derivative, and its perturbation for perturbed-attention guidance."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from torch.autograd import forward_ad
 from gentool.errors import UserError, did_you_mean
 
 
-def _differentiates_specially() -> bool:
-    """Whether torch.func transforms or forward-mode AD are at work (fused kernels know neither)."""
+def _in_transform() -> bool:
+    """Whether torch.func transforms or forward-mode AD are at work, which fused kernels do not know."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over the last two axes, softmax in at least float32: (..., N, d) -> (..., N, d).
+    """softmax(q k^T / sqrt(d)) v, the softmax in at least float32: (..., N, d) -> (..., N, d).
 
-    The fused kernel has no forward-mode derivative and no batching rule, so the plain formula stands in under
-    torch.func and forward-mode AD; on the CPU always, where it is as fast and can also be differentiated twice.
+    The fused kernel has no forward-mode derivative and no batching rule, so the plain formula stands in
+    under torch.func and forward-mode AD; on the CPU always, where it is as fast and also has a second
+    derivative.
     """
-    if q.device.type != "cpu" and not _differentiates_specially():
+    if q.device.type != "cpu" and not _in_transform():
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     weight = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
@@ -35,7 +36,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention of tokens, (B, N, C) -> (B, N, C), without normalisation or residual.
 
     Attributes:
-        identity: take the identity for the attention map, so that each token keeps its own value (see `perturb`).
+        identity: take the identity for the attention map: each token keeps its own value (see `perturb`).
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -66,8 +67,8 @@ def perturb(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
 
     Args:
         model: a network, or anything that contains one.
-        layers: names of self-attention layers as `attention_layers` gives them, or of modules that contain some
-            (`"middle"` in the U-Nets).
+        layers: names of self-attention layers as `attention_layers` gives them, or of modules that contain
+            some (`"middle"` in the U-Nets).
 
     Raises:
         UserError: the model has no self-attention, or a name matches none; the message lists the candidates.
@@ -81,9 +82,8 @@ def perturb(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
     for layer in layers:
         found = [module for name, module in known.items() if name == layer or name.startswith(f"{layer}.")]
         if not found:
-            raise UserError(
-                f"no self-attention layer {layer!r}{did_you_mean(layer, list(known))} (there are: {', '.join(known)})"
-            )
+            near = did_you_mean(layer, list(known))
+            raise UserError(f"no self-attention layer {layer!r}{near} (there are: {', '.join(known)})")
         chosen += found
     before = [module.identity for module in chosen]
     try:

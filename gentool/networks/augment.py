@@ -6,6 +6,7 @@ Source: Karras et al. 2022, appendix F.2; Karras et al. 2020 (stylegan2-ada), ap
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from torch import Tensor
 LABELS = 9
 """Width of the augmentation label: x-flip, y-flip, scale, rotation (2), anisotropy (2), translation (2)."""
 
-# Low-pass filter of the symlet with 6 vanishing moments (Daubechies 1992, table 6.3): orthonormal to its even shifts.
+# Low-pass filter of the symlet with 6 vanishing moments (Daubechies 1992, table 6.3), orthonormal to its even
+# shifts.
 SYM6 = (
     0.015404109327027373,
     0.0034907120842174702,
@@ -42,31 +44,40 @@ def augment(x: Tensor, generator: torch.Generator, p: float = 0.12) -> tuple[Ten
         p: probability of each operation, in (0, 1]; the x-flip has probability 1/2 always.
 
     Returns:
-        Images like x and labels (B, 9), all zero for an image left alone; such an image comes back bit for bit.
+        Images like x, and labels (B, 9): all zero for an image left alone, which comes back bit for bit.
 
     Raises:
         ValueError: p outside (0, 1].
     """
     if not 0 < p <= 1:
         raise ValueError(f"augmentation probability must be in (0, 1], not {p}")
-    flip_x, flip_y, inverse, labels = draw(x.shape[0], x.shape[2:], generator, p)
-    flip_x, flip_y = (flip.to(x.device)[:, None, None, None] for flip in (flip_x, flip_y))
-    x = torch.where(flip_x, x.flip(3), x)
-    x = torch.where(flip_y, x.flip(2), x)
-    moved = (inverse != torch.eye(3, dtype=inverse.dtype)).flatten(1).any(dim=1).nonzero()[:, 0]
+    drawn = draw(x.shape[0], x.shape[2:], generator, p)
+    for flip, axis in ((drawn.flip_x, 3), (drawn.flip_y, 2)):
+        x = torch.where(flip.to(x.device)[:, None, None, None], x.flip(axis), x)
+    moved = drawn.labels[:, 2:].any(dim=1).nonzero()[:, 0]
     if len(moved):
         rows = moved.to(x.device)
-        x = x.index_copy(0, rows, warp(x[rows], inverse[moved].to(x.device)))
-    return x, labels.to(x.device, x.dtype)
+        x = x.index_copy(0, rows, warp(x[rows], drawn.inverse[moved].to(x.device)))
+    return x, drawn.labels.to(x.device, x.dtype)
 
 
-def draw(count: int, size: tuple[int, ...], generator: torch.Generator, p: float) -> tuple[Tensor, ...]:
-    """Parameters of `count` augmentations of (H, W) images.
+class Draw(NamedTuple):
+    """Parameters of B augmentations.
 
-    Returns:
-        flip_x (B,) and flip_y (B,) bool; inverse (B, 3, 3) float64, the map from output to input coordinates (x, y,
-        1) in pixels from the image's centre, applied after the flips; labels (B, 9) float64.
+    Attributes:
+        flip_x, flip_y: (B,) bool, applied first.
+        inverse: (B, 3, 3) float64, output to input coordinates (x, y, 1) in pixels from the image's centre.
+        labels: (B, 9) float64.
     """
+
+    flip_x: Tensor
+    flip_y: Tensor
+    inverse: Tensor
+    labels: Tensor
+
+
+def draw(count: int, size: tuple[int, ...], generator: torch.Generator, p: float) -> Draw:
+    """Parameters of `count` augmentations of (H, W) images; `p` as in `augment`."""
 
     def uniform() -> Tensor:
         return torch.rand(count, generator=generator, dtype=torch.float64)
@@ -93,13 +104,16 @@ def draw(count: int, size: tuple[int, ...], generator: torch.Generator, p: float
     inverse = inverse @ _translation(-shift_x * 0.125 * width, -shift_y * 0.125 * height)
     labels = [flip_x.double(), flip_y.double(), scale, turn.cos() - 1, turn.sin()]
     labels += [stretch * frame.cos(), stretch * frame.sin(), shift_x, shift_y]
-    return flip_x, flip_y, inverse, torch.stack(labels, dim=1)
+    return Draw(flip_x, flip_y, inverse, torch.stack(labels, dim=1))
 
 
 def _matrix(*entries: Tensor | float) -> Tensor:
     """(B, 3, 3) from six entries, the first two rows."""
     like = next(entry for entry in entries if isinstance(entry, Tensor))
-    columns = [entry if isinstance(entry, Tensor) else like.new_full(like.shape, entry) for entry in (*entries, 0, 0, 1)]
+    columns = [
+        entry if isinstance(entry, Tensor) else like.new_full(like.shape, entry)
+        for entry in (*entries, 0, 0, 1)
+    ]
     return torch.stack(columns, dim=1).unflatten(1, (3, 3))
 
 
@@ -118,8 +132,9 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
 def warp(x: Tensor, inverse: Tensor) -> Tensor:
     """Affine map of images that keeps frequencies in band and mirrors the image beyond its edges.
 
-    Each pixel is spread over a grid of twice the density by the sym6 low-pass, the grid is sampled bilinearly, and
-    the same low-pass brings it back; the filter is orthonormal to its even shifts, so the identity returns x.
+    Each pixel is spread over a grid of twice the density by the sym6 low-pass, the grid is sampled linearly,
+    and the same low-pass brings it back; the filter is orthonormal to its even shifts, so that the identity
+    returns x.
 
     Args:
         x: (B, C, H, W).
@@ -137,30 +152,36 @@ def warp(x: Tensor, inverse: Tensor) -> Tensor:
 
     # Sample n of the fine grid of pixels 0, 1, ... lies at pixel (n - _CENTRE) / 2.
     points_y, points_x = (
-        (torch.arange(2 * side + _TAPS - 2, dtype=torch.float64, device=x.device) - _CENTRE) / 2 - (side - 1) / 2
+        (torch.arange(2 * side + _TAPS - 2, dtype=torch.float64, device=x.device) - _CENTRE) / 2
+        - (side - 1) / 2
         for side in (height, width)
     )
     grid_y, grid_x = torch.meshgrid(points_y, points_x, indexing="ij")
     places = torch.stack([grid_x, grid_y, torch.ones_like(grid_x)], dim=-1)
     source = torch.einsum("bij,hwj->bhwi", inverse[:, :2], places)
     grids = [
-        _fine_index(source[..., axis], side, margin, fine.shape[3 - axis]) for axis, side in enumerate((width, height))
+        _fine_index(source[..., axis], side, margin, fine.shape[3 - axis])
+        for axis, side in enumerate((width, height))
     ]
-    fine = F.grid_sample(fine, torch.stack(grids, dim=-1).to(x.dtype), padding_mode="border", align_corners=False)
-    return F.conv2d(F.conv2d(fine, column, stride=(2, 1), groups=channels), row, stride=(1, 2), groups=channels)
+    fine = F.grid_sample(
+        fine, torch.stack(grids, dim=-1).to(x.dtype), padding_mode="border", align_corners=False
+    )
+    return F.conv2d(
+        F.conv2d(fine, column, stride=(2, 1), groups=channels), row, stride=(1, 2), groups=channels
+    )
 
 
 def _mirror(side: int, margin: int, device: torch.device) -> Tensor:
-    """Indices of pixels -margin ... side+margin-1, mirrored at the edges of the image as often as it takes."""
+    """Indices of pixels -margin ... side+margin-1, mirrored at the image's edges as often as it takes."""
     place = torch.arange(-margin, side + margin, device=device) % (2 * side)
     return torch.minimum(place, 2 * side - 1 - place)
 
 
 def _fine_index(u: Tensor, side: int, margin: int, length: int) -> Tensor:
-    """Places u in pixels from the centre to grid_sample's [-1, 1] on the fine grid, which starts at pixel -margin.
+    """Places u in pixels from the centre to grid_sample's [-1, 1] on the fine grid.
 
-    Places that the margin does not cover are mirrored into the image; those it covers are not, which keeps the
-    identity exact (the filter is not quite symmetric).
+    The fine grid starts at pixel -margin. Places that the margin does not cover are mirrored into the image;
+    those it covers are not, which keeps the identity exact (the filter is not quite symmetric).
     """
     covered = side / 2 + margin - _TAPS / 4
     period = torch.remainder(u + side / 2, 2 * side)

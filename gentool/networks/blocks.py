@@ -57,7 +57,7 @@ class _Fir(nn.Module):
 
 
 class FirDown(_Fir):
-    """Halve the resolution with the [1, 3, 3, 1] filter; `padding` 0 when the input is wider by a pixel all round."""
+    """Halve the resolution with the [1, 3, 3, 1] filter; padding 0 is for inputs a pixel wider all round."""
 
     def __init__(self, padding: int = 1) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class FirDown(_Fir):
 
 
 class FirUp(_Fir):
-    """Double the resolution with the [1, 3, 3, 1] filter (times 4, as only a quarter of the taps meets a pixel)."""
+    """Double the resolution with the [1, 3, 3, 1] filter, times 4 as a quarter of its taps meets a pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, 4 * self._of(x), stride=2, padding=1, groups=x.shape[1])
@@ -89,7 +89,7 @@ class BlockStyle:
     Attributes:
         emb: width of the embedding, 0 for blocks without one.
         eps: of the group norms.
-        scale_shift: the embedding scales and shifts after the second norm (ADM) instead of being added before it.
+        scale_shift: the embedding scales and shifts after the second norm (ADM), not adds before it (DDPM++).
         skip_scale: factor on every sum with a shortcut.
         project_resampled: put a 1x1 convolution on the shortcut of resampling blocks even if channels agree.
         dropout: before the second convolution.

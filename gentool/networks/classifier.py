@@ -11,10 +11,10 @@ from gentool.networks.embedding import Mapping, Positional
 
 
 class Classifier(nn.Module):
-    """conv3x3, residual blocks at each level, global mean, linear; with the defaults 0.4 M parameters.
+    """conv3x3, residual blocks at each level, global mean, linear; with the defaults 0.3 M parameters.
 
-    Takes images of any size not under 2^(levels-1). With `config.noise_conditioned` the noise level modulates every
-    block, so that the classifier reads noisy images (classifier guidance) and, at its lowest level, clean ones.
+    Takes images of any size not under 2^(levels-1). With `config.noise_conditioned` the noise level modulates
+    every block, so that the classifier reads noisy images (classifier guidance), and clean ones at low noise.
 
     Args:
         config: sizes.
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         """Penultimate features (B, d) of images (B, C, H, W) in [-1, 1].
 
         Args:
-            x: images; for a noise-conditioned classifier in the preconditioning's scale (c_in times the state).
+            x: images; for a noise-conditioned classifier in the preconditioning's scale (c_in times state).
             c_noise: (B,) noise level, exactly when the classifier is noise-conditioned.
 
         Raises:

@@ -16,7 +16,7 @@ Augment = Annotated[int, Field(ge=0)]
 class SongUNet(Strict):
     """DDPM++ and NCSN++ (Song et al. 2021) as EDM builds them; the defaults are EDM's CIFAR-10 DDPM++.
 
-    NCSN++ is `embedding: fourier, resample: fir, encoder: residual`. DPDM's DDPM++ is `label_embedding: table`.
+    NCSN++ is `embedding: fourier, resample: fir, encoder: residual`; DPDM's is `label_embedding: table`.
     """
 
     name: Literal["song-unet"] = "song-unet"
@@ -40,7 +40,7 @@ class SongUNet(Strict):
     encoder: Literal["standard", "residual"] = "standard"
     """residual adds a filtered pyramid of the input to the way down (NCSN++)."""
     label_embedding: Literal["one-hot", "table"] = "one-hot"
-    """one-hot: EDM's linear map of sqrt(K) one-hot, zero for the null label; table: learned rows, the null's too."""
+    """one-hot: EDM's linear map of sqrt(K) one-hot (zeros for the null label); table: a learned row each."""
     augment: Augment = 0
     """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
 
@@ -57,7 +57,7 @@ class AdmUNet(Strict):
     blocks: Positive = 3
     """Residual blocks per level on the way down (one more on the way up)."""
     attention: tuple[Positive, ...] = (32, 16, 8)
-    """Resolutions (the shorter side, in pixels) with self-attention in every block; the middle always has it."""
+    """Resolutions (the shorter side, in pixels) with attention in every block; the middle always has it."""
     head_channels: Positive = 64
     """Channels per attention head."""
     dropout: Dropout = 0.0
@@ -92,7 +92,7 @@ class DiT(Strict):
 
 
 class FilmMLP(Strict):
-    """Residual MLP modulated by the noise level: for vectors and tiny images, far faster on a CPU than a U-Net."""
+    """Residual MLP modulated by the noise level, for vectors and tiny images: far faster than a U-Net."""
 
     name: Literal["film-mlp"] = "film-mlp"
     """Residual MLP on flattened inputs."""
@@ -110,7 +110,7 @@ NetworkConfig = Annotated[SongUNet | AdmUNet | DiT | FilmMLP, Field(discriminato
 
 
 class ResNet(Strict):
-    """Residual image classifier with GroupNorm (no batch statistics: works with DP, EMA and single images)."""
+    """Residual image classifier with GroupNorm: no batch statistics, so that DP and single images work."""
 
     name: Literal["resnet"] = "resnet"
     """Residual classifier."""

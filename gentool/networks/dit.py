@@ -85,28 +85,34 @@ class DiT(Network):
         )
         self.input = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("positions", grid_positions(self.grid, width), persistent=False)
-        self.blocks = nn.ModuleList([Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)])
+        self.blocks = nn.ModuleList(
+            [Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)]
+        )
         self.norm = LayerNorm()
         self.modulation = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, patch * patch * out_channels)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Xavier everywhere, small embeddings, and zeros so that blocks start as the identity, the output as 0."""
+        """Xavier, small embeddings; zeros so that blocks start as the identity and the output as 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.input.weight.view(self.input.out_channels, -1))  # as the linear map it is
-        nn.init.zeros_(self.input.bias)  # type: ignore[arg-type]
-        for layer in (self.mapping.linear0, self.mapping.linear1, self.mapping.label):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=0.02)  # type: ignore[arg-type]
-        zeroed = [self.modulation, self.output, *(block.modulation for block in self.blocks)]
-        for module in zeroed:
-            nn.init.zeros_(module.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.xavier_uniform_(
+                    module.weight.view(module.out_channels, -1)
+                )  # a linear map of patches
+                nn.init.zeros_(module.bias)
+        for layer in (self.mapping.linear0, self.mapping.linear1):
+            nn.init.normal_(layer.weight, std=0.02)
+        starts = [module.modulation for module in self.blocks if isinstance(module, Block)]
+        for layer in (self.modulation, self.output, *starts):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def features(
         self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None
@@ -126,7 +132,7 @@ class DiT(Network):
 
 
 def grid_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Fixed position codes (rows * columns, width): sin and cos of the column, then sin and cos of the row."""
+    """Fixed position codes (rows * columns, width): sin and cos of the column, then those of the row."""
     quarter = width // 4
     frequency = torch.exp(torch.arange(quarter, dtype=torch.float64) * (-math.log(10_000) / quarter))
     rows, columns = (torch.arange(n, dtype=torch.float64)[:, None] * frequency for n in grid)

@@ -1,6 +1,7 @@
 """Noise level, class label and augmentation label to one embedding vector.
 
-Source: specs of EDM (Karras et al. 2022, appendix F), ADM, DPDM and DiT; all are one MLP with the label before or after.
+Source: Karras et al. 2022 (EDM), appendix F; Dhariwal and Nichol 2021 (ADM); Peebles and Xie 2023 (DiT). All
+are one MLP, with the label added before or after it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Positional(nn.Module):
 
     Args:
         width: even, at least 4.
-        endpoint: n = width/2 - 1, so that the lowest frequency is exactly 1/10000 (DDPM++); otherwise n = width/2.
+        endpoint: n = width/2 - 1, so that the lowest frequency is 1/10000 (DDPM++); otherwise n = width/2.
     """
 
     def __init__(self, width: int, endpoint: bool) -> None:
@@ -33,7 +34,7 @@ class Positional(nn.Module):
 
 
 class Fourier(nn.Module):
-    """Random Fourier features: (B,) -> (B, width), sin and cos of 2 pi f c_noise with f ~ N(0, 16^2) drawn once."""
+    """Random Fourier features: (B,) -> (B, width), sin and cos of 2 pi f c_noise, f ~ N(0, 16^2) fixed."""
 
     frequencies: Tensor
 
@@ -96,7 +97,9 @@ class Mapping(nn.Module):
     def _label(self, c_noise: Tensor, label: Tensor | None) -> Tensor | float:
         if self.label is None:
             if label is not None:
-                raise ValueError("label given to an unconditional network: pass None, or build it with classes")
+                raise ValueError(
+                    "label given to an unconditional network: pass None, or build it with classes"
+                )
             return 0.0
         if label is None:
             label = torch.full(c_noise.shape, self.classes, device=c_noise.device)

@@ -14,7 +14,7 @@ from gentool.networks.embedding import Mapping, Positional
 
 
 class FilmBlock(nn.Module):
-    """x + W2 dropout(SiLU(W1 film(norm(x)))) with film scale and shift from the embedding; starts as the identity."""
+    """x + W2 dropout(SiLU(W1 film(norm(x)))), scale and shift of film from emb; starts as the identity."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -42,7 +42,12 @@ class FilmMLP(Network):
     """
 
     def __init__(
-        self, config: configs.FilmMLP, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int
+        self,
+        config: configs.FilmMLP,
+        in_channels: int,
+        out_channels: int,
+        size: tuple[int, ...],
+        classes: int,
     ) -> None:
         super().__init__()
         width, values = config.width, math.prod(size)

@@ -1,6 +1,6 @@
 """The U-Net skeleton, and DDPM++, NCSN++ and ADM as settings of it.
 
-Source: Song et al. 2021, Dhariwal and Nichol 2021, in the form and initialisation of Karras et al. 2022 (EDM).
+Source: Song et al. 2021, Dhariwal and Nichol 2021; form and initialisation of Karras et al. 2022 (EDM).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gentool.networks.embedding import Fourier, Mapping, OneHot, Positional
 
 
 class EncoderLevel(nn.Module):
-    """Blocks of one resolution on the way down; `pyramid` carries the running input of the residual encoder."""
+    """Blocks of one resolution on the way down; `pyramid` halves the residual encoder's running input."""
 
     def __init__(self, down: ResBlock | None, pyramid: nn.Module | None, blocks: Sequence[ResBlock]) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class UNet(Network):
                 return 1
             if widths[level] % head_channels:
                 raise UserError(
-                    f"attention at {_name(sizes[level])} needs a multiple of head_channels = {head_channels} channels, "
-                    f"but channels * mult is {widths[level]} there"
+                    f"attention at {_name(sizes[level])} needs a multiple of {head_channels} (head_channels) "
+                    f"channels, but channels * mult is {widths[level]}"
                 )
             return widths[level] // head_channels
 
@@ -169,11 +169,15 @@ def _pyramid(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def _level_sizes(size: tuple[int, ...], levels: int, attention: Sequence[int]) -> list[tuple[int, int]]:
-    """(H, W) of each level, finest first, or a `UserError` that says which levels or resolutions there can be."""
+    """(H, W) of each level, finest first, or a `UserError` that says which levels or resolutions fit."""
     if len(size) != 2:
         raise UserError(f"a U-Net needs images; for vectors of length {size[0]} use the network film-mlp")
     height, width = size
-    fitting = [n for n in range(1, min(size).bit_length() + 1) if not height % 2 ** (n - 1) and not width % 2 ** (n - 1)]
+    fitting = [
+        n
+        for n in range(1, min(size).bit_length() + 1)
+        if not height % 2 ** (n - 1) and not width % 2 ** (n - 1)
+    ]
     if levels not in fitting:
         raise UserError(
             f"images of {_name((height, width))} cannot be halved {levels - 1} times: "
@@ -239,7 +243,9 @@ def song_unet(
     return net
 
 
-def adm_unet(config: AdmUNet, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int) -> UNet:
+def adm_unet(
+    config: AdmUNet, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int
+) -> UNet:
     """ADM: torch's own initialisation (U(-1, 1)/sqrt(fan_in)), zero in the last layers of branches."""
     channels, width = config.channels, 4 * config.channels
     mapping = Mapping(

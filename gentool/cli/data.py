@@ -11,9 +11,12 @@ import typer
 
 app = typer.Typer(help="Data sets: list, fetch, pack, inspect, check.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(metavar="SET|PATH", help="A set's name, a folder, .tar, .zip, .h5 or .npz.")]
+Source = Annotated[
+    str, typer.Argument(metavar="SET|PATH", help="A set's name, a folder, .tar, .zip, .h5 or .npz.")
+]
 Options = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the set, e.g. size=32 root=data.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Options of the set, e.g. size=32 root=data."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 WhichSplit = Annotated[str, typer.Option("--split", metavar="train|test", help="Which part of the set.")]
@@ -73,7 +76,9 @@ def fetch(
 def pack(
     source: Source,
     options: Options = None,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.h5", help="What to write.")] = Path("data.h5"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.h5", help="What to write.")] = Path(
+        "data.h5"
+    ),
     split: WhichSplit = "train",
     json: Json = False,
 ) -> None:
@@ -87,7 +92,12 @@ def pack(
 
     dataset = open_whole(parse_source(source, options or ()), _split(split))
     path = write(dataset, output)
-    document = {"path": str(path), "count": len(dataset), "shape": list(dataset.spec.shape), "bytes": path.stat().st_size}
+    document = {
+        "path": str(path),
+        "count": len(dataset),
+        "shape": list(dataset.spec.shape),
+        "bytes": path.stat().st_size,
+    }
     _emit(json, document, [str(path)])
 
 

@@ -1,7 +1,7 @@
 """Data sets by name. Importing this package costs no torch; using it does.
 
-    from gentool import data
-    train = data.open_set(data.make_config("digits", {}), "train")
+from gentool import data
+train = data.open_set(data.make_config("digits", {}), "train")
 """
 
 from __future__ import annotations

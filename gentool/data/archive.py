@@ -105,7 +105,9 @@ class Zip(Tree):
             if kind not in (0, stat.S_IFREG):
                 self.refuse(entry.filename, "a link or device in an archive; refused")
             elif entry.file_size > max(RATIO_FROM, MAX_RATIO * entry.compress_size):
-                self.refuse(entry.filename, f"unpacks to {entry.file_size} bytes from {entry.compress_size}; refused")
+                self.refuse(
+                    entry.filename, f"unpacks to {entry.file_size} bytes from {entry.compress_size}; refused"
+                )
             elif entry.flag_bits & 1:
                 self.refuse(entry.filename, "is encrypted")
             else:
@@ -113,7 +115,9 @@ class Zip(Tree):
         self.names.sort()
 
     def _open(self) -> zipfile.ZipFile:
-        if self._file is None or self._pid != os.getpid():  # a forked loader shares no file position with its parent
+        if (
+            self._file is None or self._pid != os.getpid()
+        ):  # a forked loader shares no file position with its parent
             try:
                 self._file, self._pid = zipfile.ZipFile(self.path), os.getpid()
             except (zipfile.BadZipFile, OSError, ValueError) as error:
@@ -124,7 +128,14 @@ class Zip(Tree):
         try:
             with self._lock:
                 return self._open().read(name)
-        except (zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            zlib.error,
+            lzma.LZMAError,
+            NotImplementedError,
+        ) as error:
             raise CorruptError(f"cannot be unpacked ({error})", self.where(name)) from error
 
     def __getstate__(self) -> dict[str, object]:
@@ -150,7 +161,9 @@ class Tar(Tree):
                     total += member.size
                     if total > (allowed if not plain else 1 << 62) or (not plain and total > MAX_STREAM):
                         limit = min(allowed, MAX_STREAM)
-                        self.refuse(member.name, f"unpacks to more than {limit} bytes; uncompress the archive first")
+                        self.refuse(
+                            member.name, f"unpacks to more than {limit} bytes; uncompress the archive first"
+                        )
                         break
                     if not self.admit(member.name, seen) or member.isdir():
                         continue
@@ -175,7 +188,9 @@ class Tar(Tree):
             file.seek(offset)
             data = file.read(size)
         if len(data) != size:
-            raise CorruptError(f"the archive ends inside this member ({len(data)} of {size} bytes)", self.where(name))
+            raise CorruptError(
+                f"the archive ends inside this member ({len(data)} of {size} bytes)", self.where(name)
+            )
         return data
 
 

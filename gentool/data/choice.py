@@ -47,7 +47,9 @@ def class_numbers(wanted: tuple[int | str, ...], names: tuple[str, ...], where: 
         elif isinstance(item, str) and item in names:
             numbers.append(names.index(item))
         else:
-            raise UserError(f"classes: no class {item!r}; there are 0 to {len(names) - 1}: {', '.join(names)}", where)
+            raise UserError(
+                f"classes: no class {item!r}; there are 0 to {len(names) - 1}: {', '.join(names)}", where
+            )
     if len(set(numbers)) != len(numbers) or not numbers:
         raise UserError(f"classes: {list(wanted)} is empty or names a class twice", where)
     return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,33 @@ from gentool.data.options import ImageConfig as ImageConfig
 from gentool.errors import UserError, did_you_mean
 from gentool.registry import Registry
 
-SETS: Registry[type[DataConfig]] = Registry(
-    "data set",
-    {
-        "digits": "gentool.data.sets.digits:DigitsConfig",
-        "mnist": "gentool.data.sets.mnist:MnistConfig",
-        "fashion-mnist": "gentool.data.sets.mnist:FashionMnistConfig",
-        "cifar10": "gentool.data.sets.cifar10:Cifar10Config",
-        "images": "gentool.data.sets.images:ImagesConfig",
-        "hdf5": "gentool.data.sets.hdf5:Hdf5Config",
-        "npz": "gentool.data.sets.npz:NpzConfig",
-        "toy2d": "gentool.data.sets.toy2d:Toy2dConfig",
-    },
-    group="gentool.data",
-)
+_OWN = {
+    "digits": "gentool.data.sets.digits:DigitsConfig",
+    "mnist": "gentool.data.sets.mnist:MnistConfig",
+    "fashion-mnist": "gentool.data.sets.mnist:FashionMnistConfig",
+    "cifar10": "gentool.data.sets.cifar10:Cifar10Config",
+    "images": "gentool.data.sets.images:ImagesConfig",
+    "hdf5": "gentool.data.sets.hdf5:Hdf5Config",
+    "npz": "gentool.data.sets.npz:NpzConfig",
+    "toy2d": "gentool.data.sets.toy2d:Toy2dConfig",
+}
+SETS: Registry[type[DataConfig]] = Registry("data set", _OWN, group="gentool.data")
 
-CONFIGS: dict[str, type[DataConfig]] = {name: SETS.get(name) for name in SETS}
+
+def _load(sets: Registry[type[DataConfig]]) -> dict[str, type[DataConfig]]:
+    """Every class; a third party's set that cannot be imported must not take the others down with it."""
+    found = {}
+    for name in sets:
+        try:
+            found[name] = sets.get(name)
+        except Exception as error:
+            if name in _OWN:
+                raise
+            warnings.warn(f"the data set {name!r} of another package cannot be imported: {error!r}")
+    return found
+
+
+CONFIGS: dict[str, type[DataConfig]] = _load(SETS)
 """Every data set's recipe class."""
 
 _BY_SUFFIX = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".zip": "images", ".tar": "images"}
@@ -56,7 +68,11 @@ def _faults(name: str, error: ValidationError | TypeError) -> list[str]:
     lines = []
     for fault in error.errors(include_url=False):
         key = ".".join(map(str, fault["loc"]))
-        hint = f"unknown option{did_you_mean(key, known)}" if fault["type"] == "extra_forbidden" else fault["msg"]
+        hint = (
+            f"unknown option{did_you_mean(key, known)}"
+            if fault["type"] == "extra_forbidden"
+            else fault["msg"]
+        )
         lines.append(f"{key}: {hint}" if key else hint)
     return lines
 

@@ -126,10 +126,13 @@ def download(
         part.unlink()
         if not resumed:
             raise CorruptError(
-                f"came with sha256 {found}, expected {remote.sha256} (of the {remote.hashed} content); not kept", url
+                f"came with sha256 {found}, expected {remote.sha256} (of the {remote.hashed} content); not kept",
+                url,
             )
         failure = "the earlier part belonged to another file; starting anew"
-    raise GentoolError(f"could not be downloaded in {ATTEMPTS} tries ({failure}); run the same command to go on", url)
+    raise GentoolError(
+        f"could not be downloaded in {ATTEMPTS} tries ({failure}); run the same command to go on", url
+    )
 
 
 class _Cut(Exception):
@@ -153,7 +156,9 @@ def _receive(url: str, part: Path, remote: Remote, progress: Progress | None) ->
             return
         if error.code in (408, 425, 429) or error.code >= 500:
             raise _Cut(f"HTTP {error.code}") from error
-        raise GentoolError(f"the server answers {error.code} {error.reason}; try a mirror with --url", url) from error
+        raise GentoolError(
+            f"the server answers {error.code} {error.reason}; try a mirror with --url", url
+        ) from error
     except (HTTPException, OSError) as error:
         raise _Cut(str(error) or type(error).__name__) from error
 

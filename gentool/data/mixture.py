@@ -26,7 +26,9 @@ class Mixture:
         random = np.random.Generator(np.random.Philox(key=key))
         labels = np.searchsorted(np.cumsum(self.weights)[:-1], random.random(count), side="right")
         noise = random.standard_normal((count, self.means.shape[1]))
-        return (self.means[labels] + self.stds[labels, None] * noise).astype(np.float32), labels.astype(np.int64)
+        return (self.means[labels] + self.stds[labels, None] * noise).astype(np.float32), labels.astype(
+            np.int64
+        )
 
     def log_density(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
         """ln p(x; sigma) of x = x0 + sigma eps: (N, D) -> (N,), in nats; by log-sum-exp."""

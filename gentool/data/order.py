@@ -37,14 +37,26 @@ class StepBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, *, start: int = 0, stop: int
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        start: int = 0,
+        stop: int,
     ) -> None:
         if batch_size % world:
-            raise UserError(f"batch_size {batch_size} cannot be shared evenly by {world} devices", "data.batch_size")
+            raise UserError(
+                f"batch_size {batch_size} cannot be shared evenly by {world} devices", "data.batch_size"
+            )
         if not 0 <= rank < world or size < 1 or not 0 <= start <= stop:
             raise ValueError(f"rank {rank} of {world}, {size} examples, steps {start} to {stop}")
         if size < batch_size:
-            warnings.warn(f"{size} examples are fewer than the batch of {batch_size}: they repeat within a batch")
+            warnings.warn(
+                f"{size} examples are fewer than the batch of {batch_size}: they repeat within a batch"
+            )
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
         self.start, self.stop = start, stop

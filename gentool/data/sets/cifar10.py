@@ -45,7 +45,9 @@ class Cifar10Config(RootConfig):
             return _binary(place, split, self)
         layout = open_layout(place)
         if not layout.split or layout.class_names != CLASSES:
-            raise UserError(f"expected train/<class>/ and test/<class>/ with the classes {', '.join(CLASSES)}", str(place))
+            raise UserError(
+                f"expected train/<class>/ and test/<class>/ with the classes {', '.join(CLASSES)}", str(place)
+            )
         return PictureSource(layout, layout.rows(split), self, channels=3)
 
     def faults(self) -> Iterator[Fault]:
@@ -75,7 +77,9 @@ class Cifar10Config(RootConfig):
         root = Path(self.root) if self.root else None
         if root is not None and root.is_file():
             return root
-        pickles = [f for f in [*folders, self.folder() / "cifar-10-batches-py"] if (f / "data_batch_1").is_file()]
+        pickles = [
+            f for f in [*folders, self.folder() / "cifar-10-batches-py"] if (f / "data_batch_1").is_file()
+        ]
         if pickles:
             raise UserError(
                 "holds the Python version, which is pickles: reading one runs code from the file; get the binary "
@@ -98,11 +102,15 @@ def _binary(folder: Path, split: Split, options: Cifar10Config) -> ArraySource:
             raise CorruptError(f"lacks {name}", str(folder))
         data = np.fromfile(path, np.uint8)
         if len(data) == 0 or len(data) % _RECORD:
-            raise CorruptError(f"{len(data)} bytes are not records of {_RECORD}; the file is truncated", str(path))
+            raise CorruptError(
+                f"{len(data)} bytes are not records of {_RECORD}; the file is truncated", str(path)
+            )
         records = data.reshape(-1, _RECORD)
         bad = np.flatnonzero(records[:, 0] > 9)
         if len(bad):
-            raise CorruptError(f"offset {bad[0] * _RECORD}: label {records[bad[0], 0]} is outside 0 to 9", str(path))
+            raise CorruptError(
+                f"offset {bad[0] * _RECORD}: label {records[bad[0], 0]} is outside 0 to 9", str(path)
+            )
         batches.append(records)
     records = np.concatenate(batches)
     images = np.moveaxis(records[:, 1:].reshape(-1, 3, 32, 32), 1, -1)

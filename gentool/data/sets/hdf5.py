@@ -89,7 +89,9 @@ class Hdf5Source(Source):
     def digest(self) -> str:
         total = hashlib.sha256(f"{self._samples().dtype.str} {self._samples().shape}".encode())
         for start in range(0, len(self), BLOCK):
-            total.update(np.ascontiguousarray(self._rows(np.arange(start, min(start + BLOCK, len(self))))).data)
+            total.update(
+                np.ascontiguousarray(self._rows(np.arange(start, min(start + BLOCK, len(self))))).data
+            )
         total.update(np.ascontiguousarray(self.labels, "<i8").data)
         return total.hexdigest()
 
@@ -98,7 +100,9 @@ class Hdf5Source(Source):
         data = self._samples()
         step = data.chunks[0] if data.chunks else BLOCK
         if not data.fletcher32:
-            yield Fault(f"{self.path}:/samples", "has no checksums; pack it again to be able to notice changed bytes")
+            yield Fault(
+                f"{self.path}:/samples", "has no checksums; pack it again to be able to notice changed bytes"
+            )
         for start in range(0, len(self), step):
             try:
                 self._rows(np.arange(start, min(start + step, len(self))))

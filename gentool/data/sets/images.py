@@ -74,7 +74,8 @@ class Layout:
         if self.class_names and not all(folders.values()):
             stray = next(name for name, folder in folders.items() if not folder)
             raise UserError(
-                "lies beside the class folders; put every picture in a class folder, or none", tree.where(stray)
+                "lies beside the class folders; put every picture in a class folder, or none",
+                tree.where(stray),
             )
         if listed is not None:
             self.label = listed
@@ -102,12 +103,16 @@ class Layout:
             pairs = json.loads(self.tree.read(index))["labels"]
             given = {str(file): int(label) for file, label in pairs} if pairs is not None else None
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f'expected {{"labels": [[file, class], ...]}} ({error})', self.tree.where(index)) from error
+            raise CorruptError(
+                f'expected {{"labels": [[file, class], ...]}} ({error})', self.tree.where(index)
+            ) from error
         if given is None:
             return {}
         missing = [name for name, short in self.short.items() if short not in given]
         if missing:
-            raise CorruptError(f"{len(missing)} pictures have no label in dataset.json", self.tree.where(missing[0]))
+            raise CorruptError(
+                f"{len(missing)} pictures have no label in dataset.json", self.tree.where(missing[0])
+            )
         return {name: given[short] for name, short in self.short.items()}
 
 
@@ -220,4 +225,6 @@ def picture_faults(path: str | Path, options: ImageConfig, channels: int | None)
     for where, shape in shapes.items():
         if shape != usual[0][0]:
             (high, wide), (usual_high, usual_wide) = shape[1:], usual[0][0][1:]
-            yield Fault(where, f"is {wide}x{high}, most are {usual_wide}x{usual_high}; set `size` to resize them")
+            yield Fault(
+                where, f"is {wide}x{high}, most are {usual_wide}x{usual_high}; set `size` to resize them"
+            )

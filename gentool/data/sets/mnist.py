@@ -43,7 +43,11 @@ class MnistConfig(RootConfig):
                 1648877,
                 "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             ),
-            ("t10k-labels-idx1-ubyte.gz", 4542, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+            (
+                "t10k-labels-idx1-ubyte.gz",
+                4542,
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            ),
         )
     )
 
@@ -51,7 +55,9 @@ class MnistConfig(RootConfig):
         return True
 
     def source(self, split: Split) -> Source:
-        images, labels = (self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1"))
+        images, labels = (
+            self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")
+        )
         return ArraySource(
             str(images), read_idx(images, 3)[..., None], read_idx(labels, 1), self.class_names, options=self
         )
@@ -98,7 +104,11 @@ class FashionMnistConfig(MnistConfig):
     )
     aliases: ClassVar[tuple[str, ...]] = ("FashionMNIST/raw",)
     remotes: ClassVar[tuple[Remote, ...]] = tuple(
-        Remote(f"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{file}", sha256, size)
+        Remote(
+            f"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{file}",
+            sha256,
+            size,
+        )
         for file, size, sha256 in (
             (
                 "train-images-idx3-ubyte.gz",
@@ -115,6 +125,10 @@ class FashionMnistConfig(MnistConfig):
                 4422102,
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
             ),
-            ("t10k-labels-idx1-ubyte.gz", 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+            (
+                "t10k-labels-idx1-ubyte.gz",
+                5148,
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            ),
         )
     )

@@ -75,6 +75,8 @@ class Toy2dConfig(DataConfig):
     def source(self, split: Split) -> Source:
         mixture = self.mixture()
         train = split == "train"
-        points, labels = mixture.sample(self.count if train else max(1000, self.count // 10), key=1 if train else 2)
+        points, labels = mixture.sample(
+            self.count if train else max(1000, self.count // 10), key=1 if train else 2
+        )
         names = tuple(f"({x:.3g}, {y:.3g})" for x, y in mixture.means)
         return ArraySource("toy2d", points, labels, names)

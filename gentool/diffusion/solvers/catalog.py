@@ -45,7 +45,7 @@ class SolverInfo:
             `"adaptive"` (chooses its own steps between the ends of the grid: no step callback).
         grid: the grid it is published with.
         options: names of the options a recipe may set.
-        preset: fields that the name fixes.
+        preset: values that the name gives to fields; an option of the same name overrides.
     """
 
     name: str
@@ -206,7 +206,7 @@ SOLVERS = SolverCatalog(
         "dpm-fast",
         f"{_HERE}.singlestep:DpmFast",
         "Single-step blocks of mixed order that spend exactly N calls",
-        "3",
+        "3, the last block 1 or 2",
         "N",
         _DPM,
         options=("order", "prediction"),
@@ -289,7 +289,7 @@ SOLVERS = SolverCatalog(
         _DPMPP,
         stochastic=True,
         options=("eta",),
-        preset={"order": 1},
+        preset={"order": 1, "eta": 1.0},
     ),
     SolverInfo(
         "dpmpp-2m-sde",
@@ -300,7 +300,7 @@ SOLVERS = SolverCatalog(
         _DPMPP,
         stochastic=True,
         options=("eta", "kind", "final_order"),
-        preset={"order": 2},
+        preset={"order": 2, "eta": 1.0},
     ),
     SolverInfo(
         "dpmpp-3m-sde",
@@ -311,7 +311,7 @@ SOLVERS = SolverCatalog(
         _DPMPP,
         stochastic=True,
         options=("eta", "final_order"),
-        preset={"order": 3, "kind": "heun"},
+        preset={"order": 3, "eta": 1.0, "kind": "heun"},
     ),
     SolverInfo(
         "dpmpp-2s-sde",

@@ -1,0 +1,223 @@
+"""The one loop that all solvers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from gentool.diffusion.grids import Grid
+from gentool.diffusion.process import Process
+from gentool.diffusion.solvers.core import Plan, Predict, Solver, State, build
+from gentool.diffusion.solvers.time_shift import TimeShift
+from gentool.errors import GentoolError, UserError
+from gentool.noise import Noise
+
+Callback = Callable[[int, float, Tensor, Tensor], None]
+"""(i, sigma, x, x0) at the start of step i: the state and the prediction made there."""
+
+
+class CountingPredict(Predict, Protocol):
+    """What `gentool.diffusion.predictor.Predictor` offers beside the call."""
+
+    nfe: float
+
+    def memory(self) -> Any: ...
+
+    def restore(self, memory: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """x: (B, ...), the canonical state at the grid's last level. nfe: network calls per sample.
+
+    manifest: solver, options, grid, steps, orders, sigma_max, sigma_min, final, first, denoise, nfe, seed,
+    notes: what a samples file should carry.
+    """
+
+    x: Tensor
+    nfe: float
+    steps: int
+    manifest: dict[str, Any]
+
+
+def integrate(
+    predict: CountingPredict,
+    process: Process,
+    solver: Solver | str,
+    grid: Grid,
+    x: Tensor,
+    noise: Noise | None = None,
+    *,
+    first: Literal["afs"] | None = None,
+    denoise: bool = False,
+    reverse: bool = False,
+    time_shift: TimeShift | None = None,
+    callback: Callback | None = None,
+) -> Result:
+    """Carry x from the grid's first level to its last.
+
+    Args:
+        predict: x0 from (canonical state, sigma); counts its calls.
+        solver: a solver, or a name for one with default options.
+        x: (B, ...) canonical state at the first level, prior_std * N(0, 1) to sample; its dtype is the
+            arithmetic's (float64 costs little beside a network). Gradients flow through x and through what
+            `predict` closes over.
+        noise: for stochastic solvers.
+        first: `afs` answers the first call analytically, eps = x/sqrt(1 + sigma^2), and saves it (GENIE,
+            section 3.4).
+        denoise: return x0 at the last level, one call more.
+        reverse: encode, from data to noise: the grid backwards, with a deterministic solver.
+        time_shift: see `TimeShift`.
+        callback: called at the start of every step.
+
+    Raises:
+        UserError: options that do not go together.
+        GentoolError: a state that is not finite, with the step, time and sample where it first was.
+    """
+    name, solver = (solver, build(solver)) if isinstance(solver, str) else (type(solver).__name__, solver)
+    _refuse(
+        solver, grid, noise, x, first=first, denoise=denoise, reverse=reverse, watched=callback or time_shift
+    )
+    path = grid.reversed() if reverse else grid
+    plan = solver.prepare(path, process)
+    if time_shift is not None:
+        plan = time_shift.around(plan, process)
+    before, memory = predict.nfe, predict.memory()
+    out = _run(plan, predict, x, noise, first, denoise, callback)
+    nfe = predict.nfe - before
+    if not bool(
+        torch.isfinite(out).all()
+    ):  # the loop's only synchronisation; the steps are pure, so look again
+        predict.restore(memory)
+        _report(plan, process, predict, x, noise, first, out)
+    manifest = {
+        "solver": name,
+        "options": asdict(solver) if is_dataclass(solver) else {},
+        "grid": grid.name,
+        "steps": len(plan.orders),
+        "orders": list(plan.orders),
+        "sigma_max": float(grid.sigma[0]),
+        "sigma_min": float(grid.sigma[grid.sigma > 0].min()),
+        "final": grid.final,
+        "first": first,
+        "denoise": denoise,
+        "reverse": reverse,
+        "time_shift": asdict(time_shift) if time_shift is not None else None,
+        "nfe": nfe,
+        "seed": noise.seed if noise is not None else None,
+        "notes": [*grid.notes, *plan.notes],
+    }
+    return Result(out, nfe, len(plan.orders), manifest)
+
+
+def _refuse(
+    solver: Solver,
+    grid: Grid,
+    noise: Noise | None,
+    x: Tensor,
+    *,
+    first: str | None,
+    denoise: bool,
+    reverse: bool,
+    watched: object,
+) -> None:
+    kind = type(solver).__name__
+    if reverse and solver.stochastic:
+        raise UserError(f"{kind} draws noise with these options: only deterministic solvers encode")
+    if reverse and (first is not None or denoise):
+        raise UserError("encoding takes neither an analytic first step nor a denoising step")
+    if reverse and grid.final == "zero":
+        raise UserError("encoding starts at a positive noise level: use a grid with final t-min")
+    if denoise and grid.final == "zero":
+        raise UserError(
+            "the grid ends at sigma = 0, where the state is x0 already: denoise has nothing to do"
+        )
+    if solver.adaptive and (first is not None or watched is not None):
+        raise UserError(f"{kind} chooses its own steps: no step callback, time shift or analytic first step")
+    if noise is None and solver.stochastic:
+        raise ValueError(f"{kind} draws noise: give a Noise")
+    if noise is not None and len(noise.indices) != x.shape[0]:
+        raise ValueError(f"noise for {len(noise.indices)} samples, but a batch of {x.shape[0]}")
+
+
+def _run(
+    plan: Plan,
+    predict: Predict,
+    x: Tensor,
+    noise: Noise | None,
+    first: str | None,
+    denoise: bool,
+    callback: Callback | None,
+    check: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    state = State(x)
+    for i in range(len(plan.orders)):
+        call = _analytic_first(predict) if first == "afs" and i == 0 else predict
+        seen: list[Tensor] = []
+        start = state.x
+        # a solver that is given no noise never touches it: _refuse saw to that
+        state = plan.step(state, i, _recorded(call, seen) if callback else call, cast(Noise, noise))
+        if callback:
+            callback(i, plan.sigmas[i], start, seen[0])
+        if check:
+            check(i, state.x)
+    return predict(state.x, plan.sigmas[-1]) if denoise else state.x
+
+
+def _analytic_first(predict: Predict) -> Predict:
+    """Answers one call as if the data were N(0, 1): x0 = x - sigma x/sqrt(1 + sigma^2)."""
+    asked = False
+
+    def call(x: Tensor, sigma: Tensor | float) -> Tensor:
+        nonlocal asked
+        if asked:
+            return predict(x, sigma)
+        asked = True
+        level = float(sigma)
+        scale = math.hypot(1.0, level)
+        return x / (scale * (scale + level))
+
+    return call
+
+
+def _recorded(predict: Predict, seen: list[Tensor]) -> Predict:
+    def call(x: Tensor, sigma: Tensor | float) -> Tensor:
+        seen.append(predict(x, sigma))
+        return seen[-1]
+
+    return call
+
+
+def _report(
+    plan: Plan,
+    process: Process,
+    predict: Predict,
+    x: Tensor,
+    noise: Noise | None,
+    first: str | None,
+    out: Tensor,
+) -> None:
+    """Run again, stop at the first state that is not finite, and say where."""
+
+    def check(i: int, y: Tensor) -> None:
+        bad = (~torch.isfinite(y)).flatten(1).any(1)
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            sample = noise.indices[row] if noise is not None else row
+            sigma = plan.sigmas[i]
+            t = float(process.t_of_sigma(torch.tensor(sigma, dtype=torch.float64)))
+            raise GentoolError(
+                f"the state is not finite after step {i + 1} of {len(plan.orders)} (t = {t:.6g}, "
+                f"sigma = {sigma:.6g}), first in sample {sample}: the network's output there is not finite, "
+                "or the solver diverged"
+            )
+
+    with torch.no_grad():
+        _run(plan, predict, x, noise, first, False, None, check)
+    row = int((~torch.isfinite(out)).flatten(1).any(1).nonzero()[0])
+    raise GentoolError(f"the denoised state is not finite (sample {noise.indices[row] if noise else row})")

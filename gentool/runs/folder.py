@@ -1,0 +1,93 @@
+"""The run folder: what a training run leaves behind, and the only way in to it.
+
+    recipe.yaml  model.safetensors  checkpoints/  metrics.csv  metrics.jsonl  provenance.json  samples/  README.md
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gentool.errors import CorruptError, UserError
+
+
+def new_path(recipe_name: str, root: Path | str = "runs") -> Path:
+    """`runs/<recipe>/<UTC time>-<id>`: sorts by time, never clashes."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return Path(root) / recipe_name / f"{stamp}-{secrets.token_hex(3)}"
+
+
+class RunFolder:
+    """Names the files of a run; opening one checks that it is a run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.weights = self.path / "model.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics_csv = self.path / "metrics.csv"
+        self.metrics_jsonl = self.path / "metrics.jsonl"
+        self.provenance = self.path / "provenance.json"
+        self.samples = self.path / "samples"
+        self.card = self.path / "README.md"
+        self.report = self.path / "report.html"
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            UserError: the folder is missing or is not a run.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise UserError("no such run folder; `gentool train` prints the folder it made", str(path))
+        if not run.recipe.is_file():
+            raise UserError("not a run folder: it holds no recipe.yaml", str(path))
+        return run
+
+    def create(self) -> None:
+        """Makes the folders and proves that they can be written, before any work is done."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"the run folder cannot be written: {error.strerror}", str(self.path)) from None
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for one writer; the kernel lets go when the process dies, however it dies.
+
+        Raises:
+            UserError: another process is training in this folder.
+        """
+        with open(self.path / ".lock", "a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError("another process is training in this run folder", str(self.path)) from None
+            yield
+
+    def read_provenance(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.provenance.read_text()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise CorruptError(f"cannot be read: {error}", str(self.provenance)) from None
+
+    def require_weights(self) -> Path:
+        if not self.weights.is_file():
+            raise UserError(
+                "the run has no model.safetensors yet: train it to its first checkpoint", str(self.path)
+            )
+        return self.weights

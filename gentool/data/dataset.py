@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     label: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # the field hides tuple.index, which nobody calls on a batch
 
 
 class DataSet(Dataset[tuple[Tensor, int]]):
@@ -102,15 +102,15 @@ class DataSet(Dataset[tuple[Tensor, int]]):
             CorruptError: an example cannot be read.
             IndexError: an index outside 0 .. len - 1.
         """
-        index = torch.as_tensor(indices, dtype=torch.int64)
+        index = indices if isinstance(indices, Tensor) else torch.tensor(list(indices), dtype=torch.int64)
         if self._x is None:
             self.load()
         if self._x is not None:
-            return Batch(self._x[index], self._label[index], index)
+            return Batch(self._x.index_select(0, index), self._label.index_select(0, index), index)
         x = self.source.read(self.rows[index.numpy()])
         return Batch(torch.from_numpy(np.ascontiguousarray(x)), self._label[index], index)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
         return self.take(indices)  # DataLoader's own hook: one call a batch
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:

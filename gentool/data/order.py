@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
+from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from gentool.data.choice import shuffled
@@ -15,7 +16,7 @@ from gentool.errors import UserError
 from gentool.noise import mix
 
 
-class StepBatches(Sampler[list[int]]):
+class StepBatches(Sampler[Tensor]):
     """The index batch of each step: shuffled epochs one after the other, cut into batches.
 
     Step s takes positions s*B .. (s+1)*B - 1 of the endless sequence of epochs; epoch e is a permutation keyed by
@@ -60,30 +61,33 @@ class StepBatches(Sampler[list[int]]):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world = rank, world
         self.start, self.stop = start, stop
-        self._epoch = lru_cache(maxsize=2)(self._permutation)
+        self._epochs: dict[int, Tensor] = {}
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return shuffled(self.size, mix(self.seed, "order", epoch))
+    def _epoch(self, epoch: int) -> Tensor:
+        """The permutation of an epoch, (size,) int64; the last two are kept."""
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:
+                self._epochs.pop(next(iter(self._epochs)))
+            self._epochs[epoch] = torch.from_numpy(shuffled(self.size, mix(self.seed, "order", epoch)))
+        return self._epochs[epoch]
 
-    def batch(self, step: int) -> list[int]:
-        """This rank's indices of a step, batch_size / world of them."""
-        first = step * self.batch_size
-        places = np.arange(first + self.rank, first + self.batch_size, self.world)
-        epochs = places // self.size
-        out = np.empty(len(places), np.int64)
-        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            out[here] = self._epoch(epoch)[places[here] - epoch * self.size]
-        return list(map(int, out))
+    def batch(self, step: int) -> Tensor:
+        """This rank's indices of a step: (batch_size / world,) int64."""
+        first, left, parts = step * self.batch_size, self.batch_size, []
+        while left:
+            epoch, place = divmod(first, self.size)
+            parts.append(self._epoch(epoch)[place : place + left])
+            first, left = first + len(parts[-1]), left - len(parts[-1])
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[self.rank :: self.world]
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Tensor]:
         return map(self.batch, range(self.start, self.stop))
 
 
-def _whole(batch: Batch) -> Batch:
+def _whole(batch: Any) -> Any:
     return batch
 
 

@@ -20,10 +20,10 @@ from gentool.recipes.resolve import leaves, resolve
 LINES = RECIPE.splitlines(keepends=True)
 PIECES = [
     "\t", "  ", ":", ": ", "- ", "? ", "[", "]", "{", "}", ",", "&a ", "*a", "!!str ", "!x ", "|", ">", "'",
-    '"', "\\", "#", "---\n", "...\n", "%YAML 1.1\n", "%YAML 9.9999999999999999999\n", "%TAG ! a\n", "\n", "\r",
-    "\0", "\x85", "\u2028", "\ufeff", "\U0001f600", '"\\ud800"', '"\\UFFFFFFFF"', "<<: ", "null", "~", "true",
-    "on", ".nan", ".inf", "012", "1e999", "1e-3", "-1", "0x", "0o8", "12:30", "9" * 30, "name", "family: ",
-    "data: ", "model: ", "trainer: ", "schema: 2", "mlp", "unet",
+    '"', "\\", "#", "---\n", "...\n", "%YAML 1.1\n", "%YAML 9.9999999999999999999\n", "%TAG ! a\n", "\n",
+    "\r", "\x00", "\x85", "\u2028", "\ufeff", "\U0001f600", '"\\ud800"', '"\\UFFFFFFFF"', "<<: ", "null",
+    "~", "true", "on", ".nan", ".inf", "012", "1e999", "1e-3", "-1", "0x", "0o8", "12:30", "9" * 30, "name",
+    "family: ", "data: ", "model: ", "trainer: ", "schema: 2", "mlp", "unet",
 ]  # fmt: skip
 odd = st.one_of(
     st.none(),

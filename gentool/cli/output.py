@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,16 +24,27 @@ def emit(result: Mapping[str, Any], text: RenderableType, as_json: bool) -> None
         print_json(result)
     elif isinstance(text, str):
         print(text)
-    else:
+    elif sys.stdout.isatty():
         from rich.console import Console
 
-        # A pipe has no width: nothing is wrapped or cut there.
-        Console(width=None if sys.stdout.isatty() else 10_000, soft_wrap=not sys.stdout.isatty()).print(text)
+        Console().print(text)
+    else:
+        print(_plain(text))
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON document on standard output; numbers that JSON lacks (NaN, infinity) become null."""
     print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _plain(text: RenderableType) -> str:
+    """As a pipe takes it: no colours, nothing wrapped or cut, no blanks at the ends of lines."""
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=10_000, color_system=None)
+    with console.capture() as capture:
+        console.print(text)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip("\n").split("\n"))
 
 
 def _finite(value: Any) -> Any:

@@ -16,15 +16,15 @@ Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 
 @contextmanager
-def progress(what: str, unit: str, quiet: bool = False) -> Iterator[Report]:
-    """A report that shows `what`, its rate in `unit`s a second and the time left; nothing when `quiet`."""
+def progress(what: str, units: str, quiet: bool = False) -> Iterator[Report]:
+    """A report that shows `what`, its rate in `units` a second and the time left; nothing when `quiet`."""
     if quiet:
         yield lambda done, total, figures: None
     elif sys.stderr.isatty():
-        with _bar(what, unit) as report:
+        with _bar(what, units) as report:
             yield report
     else:
-        yield LineReport(what, unit, sys.stderr)
+        yield LineReport(what, units, sys.stderr)
 
 
 class LineReport:
@@ -36,12 +36,12 @@ class LineReport:
     def __init__(
         self,
         what: str,
-        unit: str,
+        units: str,
         stream: TextIO,
         every: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.what, self.unit, self.stream, self.every, self.clock = what, unit, stream, every, clock
+        self.what, self.units, self.stream, self.every, self.clock = what, units, stream, every, clock
         self.since: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, figures: Mapping[str, float]) -> None:
@@ -53,9 +53,9 @@ class LineReport:
             return
         rate = (done - before) / (now - then) if now > then else 0.0
         self.since = (now, done)
-        parts = [f"{self.what} {done}/{total} {self.unit}s"]
+        parts = [f"{self.what} {done}/{total} {self.units}"]
         if rate > 0:
-            parts.append(f"{rate:.3g} {self.unit}s/s")
+            parts.append(f"{rate:.3g} {self.units}/s")
             if done < total:
                 parts.append(f"{duration((total - done) / rate)} left")
         parts += [f"{name} {value:.4g}" for name, value in figures.items()]
@@ -74,14 +74,14 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def _bar(what: str, unit: str) -> Iterator[Report]:
+def _bar(what: str, units: str) -> Iterator[Report]:
     from rich import progress as rich
     from rich.console import Console
     from rich.text import Text
 
     class Rate(rich.ProgressColumn):
         def render(self, task: rich.Task) -> Text:
-            return Text(f"{task.speed:.3g} {unit}s/s" if task.speed else "")
+            return Text(f"{task.speed:.3g} {units}/s" if task.speed else "")
 
     columns = (
         rich.TextColumn("{task.description}"),

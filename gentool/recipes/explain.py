@@ -54,9 +54,8 @@ def _locate(model: type[BaseModel], location: Sequence[int | str]) -> _Spot:
         if kind.is_union:
             branch = kind.branch(str(item))
             inside = index + 1 < len(location)
-            if branch is None or (
-                kind.tag is None and not inside
-            ):  # no branch fits: the fault is the union's
+            # Where no branch fits, the fault is the union's; a plain one is told so once for each branch.
+            if branch is None or (kind.tag is None and not inside):
                 break
             kind = branch
         elif item != "[key]":  # that marks a fault of the dict key before it
@@ -112,7 +111,7 @@ def _hint(kind: Kind, node: Node) -> str:
     value = node.value
     if value is None and kind.model is not None:
         return "; give it keys, or take it out"
-    if isinstance(value, float) and value.is_integer() and kind.base is int:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 and kind.base is int:
         return f"; write {int(value)}"
     if isinstance(value, str):
         if near := did_you_mean(value, kind.choices()):

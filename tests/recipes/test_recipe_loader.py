@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import process_time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,12 +149,9 @@ def test_all_readable_faults_are_collected_and_the_first_of_twins_is_kept() -> N
         "question-marks",
     ],
 )
-def test_hostile_files_are_given_up_in_bounded_time(text: str) -> None:
-    start = process_time()
+def test_hostile_files_are_given_up(text: str) -> None:
+    """Each would take minutes, gigabytes or Python's whole stack to read to its end."""
     assert faults(text)
-    assert (
-        process_time() - start < 20
-    )  # they would take minutes, or for ever; the bound leaves room for a busy machine
 
 
 values = st.recursive(

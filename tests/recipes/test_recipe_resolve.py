@@ -125,8 +125,8 @@ evaluate: {metrics: fid, count: "10"}
         "r.yaml:11:14 trainer.precision: expected one of 32-true, bf16-mixed, 16-mixed, 64-true, got 32",
         "r.yaml:12:10 trainer.nodes: expected an integer above 0, got 1.0; write 1",
         "r.yaml:13:17 optimizer.lr: expected a number above 0, got -1",
-        "r.yaml:13:28 optimizer.betas: expected a list of 2: a number between 0 and 1, a number between 0 and 1, "
-        "got [0.9]",
+        "r.yaml:13:28 optimizer.betas: expected a list of 2: "
+        "a number between 0 and 1, a number between 0 and 1, got [0.9]",
         "r.yaml:13:40 optimizer.eps: expected a number above 0, got '1_000.0'; write 1000.0",
         "r.yaml:14:21 evaluate.metrics: expected a list, each item text, got 'fid'",
         "r.yaml:14:33 evaluate.count: expected an integer above 0 or null, got '10'; remove the quotes",

@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         channels = config.channels
         width = 4 * channels if config.noise_conditioned else 0
         style = BlockStyle(
-            emb=emb,
+            emb=width,
             eps=1e-5,
             scale_shift=True,
             skip_scale=1.0,

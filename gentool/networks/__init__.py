@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _BUILDERS: Registry[Callable[..., Network]] = Registry(
     "network",
     {
-        "song-unet": "gentool.networks.unet:song_unet",
-        "adm-unet": "gentool.networks.unet:adm_unet",
+        "song-unet": "gentool.networks.song:song_unet",
+        "adm-unet": "gentool.networks.adm:adm_unet",
         "dit": "gentool.networks.dit:DiT",
         "film-mlp": "gentool.networks.mlp:FilmMLP",
     },

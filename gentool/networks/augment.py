@@ -102,6 +102,7 @@ def draw(count: int, size: tuple[int, ...], generator: torch.Generator, p: float
     inverse = _scaling(1 / grow, 1 / grow) @ _rotation(turn)
     inverse = inverse @ _rotation(-frame) @ _scaling(1 / thin, thin) @ _rotation(frame)
     inverse = inverse @ _translation(-shift_x * 0.125 * width, -shift_y * 0.125 * height)
+    # EDM's label of a stretch cannot tell (w, r) from (-w, r + pi): harmless, as only no stretch has label 0.
     labels = [flip_x.double(), flip_y.double(), scale, turn.cos() - 1, turn.sin()]
     labels += [stretch * frame.cos(), stretch * frame.sin(), shift_x, shift_y]
     return Draw(flip_x, flip_y, inverse, torch.stack(labels, dim=1))

@@ -1,23 +1,21 @@
-"""The U-Net skeleton, and DDPM++, NCSN++ and ADM as settings of it.
+"""The U-Net that DDPM++, NCSN++ and ADM are settings of.
 
-Source: Song et al. 2021, Dhariwal and Nichol 2021; form and initialisation of Karras et al. 2022 (EDM).
+Source: Song et al. 2021, Dhariwal and Nichol 2021; in the form of Karras et al. 2022 (EDM).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.errors import UserError
-from gentool.networks.attention import SelfAttention
 from gentool.networks.base import Features, Network
 from gentool.networks.blocks import BlockStyle, FirDown, GroupNorm, ResBlock
-from gentool.networks.config import AdmUNet, SongUNet
-from gentool.networks.embedding import Fourier, Mapping, OneHot, Positional
 
 
 class EncoderLevel(nn.Module):
@@ -70,7 +68,12 @@ class UNet(Network):
         head_channels: channels per head; None for a single head.
         every: attention in every decoder block of a listed resolution instead of the last.
         residual: add the filtered pyramid of the input on the way down.
+
+    A network with other blocks (DDGAN's adaptive norms) overrides `block`, and calls `body` with whatever
+    these take as their embedding.
     """
+
+    block: ClassVar[type[ResBlock]] = ResBlock
 
     def __init__(
         self,
@@ -112,27 +115,27 @@ class UNet(Network):
         for level, out in enumerate(widths):
             down = pyramid = None
             if level:
-                down = ResBlock(width, width, style, resample="down")
+                down = self.block(width, width, style, resample="down")
                 pyramid = _pyramid(side, width) if residual else None
                 side = width
                 skips.append(width)
             body = []
             for _ in range(blocks):
-                body.append(ResBlock(width, out, style, heads=heads(level) if attends(level) else 0))
+                body.append(self.block(width, out, style, heads=heads(level) if attends(level) else 0))
                 width = out
                 skips.append(width)
             self.encoder[_name(sizes[level])] = EncoderLevel(down, pyramid, body)
 
         self.middle = nn.ModuleList(
-            [ResBlock(width, width, style, heads=heads(len(mult) - 1)), ResBlock(width, width, style)]
+            [self.block(width, width, style, heads=heads(len(mult) - 1)), self.block(width, width, style)]
         )
         self.decoder = nn.ModuleDict()
         for level, out in reversed(list(enumerate(widths))):
-            up = ResBlock(width, width, style, resample="up") if level < len(mult) - 1 else None
+            up = self.block(width, width, style, resample="up") if level < len(mult) - 1 else None
             body = []
             for i in range(blocks + 1):
                 here = attends(level) and (every or i == blocks)
-                body.append(ResBlock(width + skips.pop(), out, style, heads=heads(level) if here else 0))
+                body.append(self.block(width + skips.pop(), out, style, heads=heads(level) if here else 0))
                 width = out
             self.decoder[_name(sizes[level])] = DecoderLevel(up, body)
 
@@ -144,19 +147,23 @@ class UNet(Network):
         self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Features:
         emb = self.mapping(c_noise, label, augment)
-        active = F.silu(emb)
+        last = self.body(x, F.silu(emb))
+        return Features(self.output(F.silu(self.norm(last))), last, emb)
+
+    def body(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Feature map before the output norm; `emb` goes to every block as it is."""
         h, side = self.input(x), x
         maps = [h]
         for down in self.encoder.values():
-            new, side = down(h, side, active)
+            new, side = down(h, side, emb)
             maps += new
             h = new[-1]
         for block in self.middle:
-            h = block(h, active)
+            h = block(h, emb)
         for up in self.decoder.values():
-            h = up(h, maps[: -self.per_level - 1 : -1], active)
+            h = up(h, maps[: -self.per_level - 1 : -1], emb)
             maps = maps[: -self.per_level]
-        return Features(self.output(F.silu(self.norm(h))), h, emb)
+        return h
 
 
 def _name(size: tuple[int, int]) -> str:
@@ -191,99 +198,3 @@ def _level_sizes(size: tuple[int, ...], levels: int, attention: Sequence[int]) -
             f"the resolutions of this network are {', '.join(str(min(s)) for s in sizes)}"
         )
     return sizes
-
-
-def song_unet(
-    config: SongUNet, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int
-) -> UNet:
-    """DDPM++ or NCSN++, initialised as they are: xavier uniform, last layers of branches times 1e-5."""
-    channels, width = config.channels, 4 * config.channels
-    fourier = config.embedding == "fourier"
-    noise_width = 2 * channels if fourier else channels
-    label: nn.Module | None = None
-    if classes and config.label_embedding == "one-hot":
-        label = OneHot(classes, noise_width, scale=math.sqrt(classes), bias=True)
-    elif classes:
-        label = nn.Embedding(classes + 1, noise_width)
-    mapping = Mapping(
-        Fourier(noise_width) if fourier else Positional(noise_width, endpoint=True),
-        noise_width,
-        width,
-        classes=classes,
-        label=label,
-        augment=config.augment,
-    )
-    style = BlockStyle(width, 1e-6, False, math.sqrt(0.5), True, config.dropout, config.resample)
-    net = UNet(
-        mapping,
-        style,
-        in_channels,
-        out_channels,
-        size,
-        channels=channels,
-        mult=config.mult,
-        blocks=config.blocks,
-        attention=config.attention,
-        every=config.decoder_attention == "every",
-        residual=config.encoder == "residual",
-    )
-    with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    module.bias.zero_()
-        for module in net.modules():
-            if isinstance(module, ResBlock):
-                module.conv1.weight *= 1e-5
-            elif isinstance(module, SelfAttention):
-                module.qkv.weight *= math.sqrt(0.2)
-                module.proj.weight *= 1e-5
-        net.output.weight *= 1e-5
-    return net
-
-
-def adm_unet(
-    config: AdmUNet, in_channels: int, out_channels: int, size: tuple[int, ...], classes: int
-) -> UNet:
-    """ADM: torch's own initialisation (U(-1, 1)/sqrt(fan_in)), zero in the last layers of branches."""
-    channels, width = config.channels, 4 * config.channels
-    mapping = Mapping(
-        Positional(channels, endpoint=False),
-        channels,
-        width,
-        classes=classes,
-        label=OneHot(classes, width) if classes else None,
-        label_last=True,
-        augment=config.augment,
-    )
-    net = UNet(
-        mapping,
-        BlockStyle(width, 1e-5, True, 1.0, False, config.dropout),
-        in_channels,
-        out_channels,
-        size,
-        channels=channels,
-        mult=config.mult,
-        blocks=config.blocks,
-        attention=config.attention,
-        head_channels=config.head_channels,
-        every=True,
-    )
-    if isinstance(mapping.label, OneHot):
-        nn.init.normal_(mapping.label.linear.weight)
-    if mapping.augment is not None:
-        nn.init.zeros_(mapping.augment.weight)
-    for module in net.modules():
-        if isinstance(module, ResBlock):
-            _zero(module.conv1)
-        elif isinstance(module, SelfAttention):
-            _zero(module.proj)
-    _zero(net.output)
-    return net
-
-
-def _zero(layer: nn.Conv2d | nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

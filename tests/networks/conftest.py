@@ -1,11 +1,13 @@
 """Small networks of every kind, with weights away from their (partly zero) initial values."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from gentool import networks
 from gentool.networks.base import Network
-from gentool.networks.config import AdmUNet, DiT, FilmMLP, SongUNet
+from gentool.networks.config import AdmUNet, DiT, FilmMLP, NetworkConfig, SongUNet
 
 CLASSES = 3
 SMALL = {
@@ -27,7 +29,7 @@ SMALL = {
 }
 
 
-def small(kind: str, classes: int = CLASSES, size: int | tuple[int, ...] = 8) -> Network:
+def build_small(kind: str, classes: int = CLASSES, size: int | tuple[int, ...] = 8) -> Network:
     """A two-channel network of float64 with every weight moved off its initial value."""
     torch.manual_seed(0)
     net = networks.build(SMALL[kind], 2, 2, size, classes).double()
@@ -40,9 +42,25 @@ def small(kind: str, classes: int = CLASSES, size: int | tuple[int, ...] = 8) ->
     return net
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=list(SMALL))
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def small() -> Callable[..., Network]:
+    """(kind, classes=3, size=8) -> a small network."""
+    return build_small
+
+
+@pytest.fixture
+def config(kind: str) -> NetworkConfig:
+    return SMALL[kind]
 
 
 @pytest.fixture

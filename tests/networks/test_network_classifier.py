@@ -55,7 +55,7 @@ def test_learns_the_digits_in_a_few_passes():
     torch.manual_seed(0)
     net = networks.build_classifier(ResNet(channels=16), 1, 10)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    for epoch in range(4):
+    for _ in range(4):
         for rows in torch.randperm(1400).split(64):
             optimizer.zero_grad()
             F.cross_entropy(net(x[rows]), y[rows]).backward()

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import small
 from torch import nn
 
 from gentool.errors import UserError
@@ -21,13 +20,6 @@ def test_attention_equals_torch_multihead_attention():
 def test_plain_formula_equals_the_fused_kernel():
     q, k, v = torch.randn(3, 2, 4, 9, 8)
     torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
-
-
-def test_softmax_is_at_least_float32():
-    """Scores near 40 need more than bfloat16's eight bits after the exponential is summed."""
-    q, k, v = (torch.randn(1, 1, 64, 8).bfloat16() for _ in range(3))
-    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    assert (attend(q, k, v).double() - exact).abs().max() < 0.03
 
 
 def test_identity_map_equals_attention_with_a_huge_diagonal():
@@ -54,7 +46,7 @@ def layer_in(layer: nn.Module) -> nn.Module:
     return model
 
 
-def test_layers_are_named_by_resolution():
+def test_layers_are_named_by_resolution(small):
     assert list(attention_layers(small("ddpmpp"))) == [
         "encoder.4x4.blocks.0.attention",
         "middle.0.attention",
@@ -69,7 +61,7 @@ def test_layers_are_named_by_resolution():
     assert list(attention_layers(small("dit"))) == ["blocks.0.attention", "blocks.1.attention"]
 
 
-def test_perturb_changes_the_chosen_layers_within_the_context_only(batch):
+def test_perturb_changes_the_chosen_layers_within_the_context_only(small, batch):
     net = small("adm")
     plain = net(**batch)
     with perturb(net, ["middle"]):
@@ -85,21 +77,23 @@ def test_perturb_changes_the_chosen_layers_within_the_context_only(batch):
     assert (more - middle).abs().max() > 1e-6
 
 
-def test_an_error_inside_the_context_restores_the_layers():
+def test_an_error_inside_the_context_restores_the_layers(small):
     net = small("dit")
     with pytest.raises(RuntimeError), perturb(net, ["blocks.0"]):
         raise RuntimeError
     assert not any(layer.identity for layer in attention_layers(net).values())
 
 
-def test_names_are_those_of_the_uncompiled_network():
+def test_names_are_those_of_the_uncompiled_network(small):
     net = small("dit")
     assert list(attention_layers(torch.compile(net, backend="eager"))) == list(attention_layers(net))
 
 
-def test_unknown_layers_and_networks_without_attention_are_refused():
+def test_unknown_layers_and_networks_without_attention_are_refused(small):
     with (
-        pytest.raises(UserError, match="did you mean middle.0.attention.*encoder.4x4.blocks.0.attention"),
+        pytest.raises(
+            UserError, match=r"did you mean middle\.0\.attention.*encoder\.4x4\.blocks\.0\.attention"
+        ),
         perturb(small("ddpmpp"), ["middle.1.attention"]),
     ):
         pass

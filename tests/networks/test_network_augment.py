@@ -90,12 +90,12 @@ def test_labels_say_what_was_done():
         )
         stretch = math.hypot(a, b)
         along = (
-            torch.tensor([a, b], dtype=torch.float64) / stretch
+            torch.tensor([a, -b], dtype=torch.float64) / stretch
             if stretch
             else torch.tensor([1.0, 0.0]).double()
         )
         across = torch.stack([-along[1], along[0]])
-        # (w, r) and (-w, r + pi) have one label and are told apart by the sign of w alone: try both.
+        # EDM's label is the same for (w, r) and (-w, r + pi), which stretch and squeeze: one of them it is.
         candidates = []
         for w in (stretch, -stretch):
             squeeze = 2 ** (-0.2 * w) * torch.outer(along, along) + 2 ** (0.2 * w) * torch.outer(

@@ -79,7 +79,7 @@ class Judge:
 
     def __init__(self, model: Classifier, device: torch.device) -> None:
         self.model = model
-        self._device = device
+        self.device = device
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.look(x)[1]
@@ -87,7 +87,7 @@ class Judge:
     @torch.inference_mode()
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes)."""
-        features = self.model.features(to_float(x.to(self._device)))
+        features = self.model.features(to_float(x.to(self.device)))
         return features, self.model.output(features)
 
 
@@ -110,6 +110,7 @@ class ClassifierExtractor:
     def __init__(self, judge: Judge, accuracy: float) -> None:
         self._judge = judge
         self.dim = judge.model.output.in_features
+        self.device = judge.device
         self.identity = f"classifier-{VERSION} {digest_of(judge.model.state_dict())}"
         self.accuracy = accuracy
         self.note = f"accuracy {accuracy:.4f} on a tenth of the reference that it was not trained on"

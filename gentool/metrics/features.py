@@ -36,6 +36,7 @@ class Extractor(Protocol):
     Attributes:
         name: as in the catalogue.
         dim: features per image, d.
+        device: where its features are.
         preprocessing: what is done to uint8 pixels, in words; part of every result.
         identity: changes whenever a feature could; keys the cache.
         note: what the result should say of the extractor itself (an accuracy, the weights' hash), or "".
@@ -43,6 +44,7 @@ class Extractor(Protocol):
 
     name: str
     dim: int
+    device: torch.device
     preprocessing: str
     identity: str
     note: str
@@ -70,11 +72,11 @@ class Pixels:
     def __init__(self, reference: Images, workshop: Workshop) -> None:
         channels, height, width = reference.shape
         self._size = (min(height, self.side), min(width, self.side))
-        self._device = workshop.device
+        self.device = workshop.device
         self.dim = channels * self._size[0] * self._size[1]
         shrink = "" if self._size == (height, width) else f", averaged down to {self._size[0]}x{self._size[1]}"
         self.preprocessing = f"x / 127.5 - 1{shrink}"
         self.identity = f"pixels-1 {channels}x{self._size[0]}x{self._size[1]}"
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, None]:
-        return F.adaptive_avg_pool2d(x.to(self._device).float() / 127.5 - 1, self._size).flatten(1), None
+        return F.adaptive_avg_pool2d(x.to(self.device).float() / 127.5 - 1, self._size).flatten(1), None

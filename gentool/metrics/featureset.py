@@ -89,10 +89,10 @@ def look(
     if stored and not classify and "labels" not in needs:
         hits = [cache.load(key(what)) for what in stored]
         if None not in hits:
-            return _recall(images, [hit for hit in hits if hit is not None])
+            return _recall(images, [hit for hit in hits if hit is not None], extractor.device)
 
-    moments = Moments(extractor.dim, compute_with_cache=False) if "moments" in needs else None
-    features = torch.empty(len(images), extractor.dim) if "features" in needs else None
+    moments = Moments(extractor.dim, compute_with_cache=False).to(extractor.device) if "moments" in needs else None
+    features = torch.empty(len(images), extractor.dim, device=extractor.device) if "features" in needs else None
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     low, high, done = 255, 0, 0
@@ -114,7 +114,7 @@ def look(
             if moments is not None:
                 moments.update(seen)
             if features is not None:
-                features[done:stop] = seen.cpu()
+                features[done:stop] = seen
             if said is not None:
                 logits.append(said.float().cpu())
         if label is not None and "labels" in needs:
@@ -140,9 +140,11 @@ def look(
     return FeatureSet(images, (low, high), found)
 
 
-def _recall(images: Images, hits: list[tuple[dict[str, Tensor], dict[str, Any]]]) -> FeatureSet:
+def _recall(
+    images: Images, hits: list[tuple[dict[str, Tensor], dict[str, Any]]], device: torch.device
+) -> FeatureSet:
     """The set as the cache has it."""
-    tensors = {name: tensor for kept, _ in hits for name, tensor in kept.items()}
+    tensors = {name: tensor.to(device) for kept, _ in hits for name, tensor in kept.items()}
     found: dict[str, Any] = {}
     if "mean" in tensors:
         found["moments"] = Gaussian(len(images), tensors["mean"], tensors["covariance"])

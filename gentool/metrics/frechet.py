@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from scipy.linalg.lapack import dsygst
 from torch import Tensor
 
 from gentool.errors import UserError
 from gentool.metrics.evidence import Evidence, Judgement
 from gentool.metrics.moments import Gaussian
+
+EPS = torch.finfo(torch.float64).eps
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -22,48 +25,41 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
         UserError: moments of other sizes, or not finite.
     """
     if a.mean.shape != b.mean.shape:
-        raise UserError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
-    offset = (a.mean - b.mean).square().sum()
-    traces = a.covariance.trace() + b.covariance.trace()
-    if not (offset.isfinite() and a.covariance.isfinite().all() and b.covariance.isfinite().all()):
+        raise UserError(f"features of {a.mean.numel()} and of {b.mean.numel()} dimensions cannot be compared")
+    s_a, s_b = torch.atleast_2d(a.covariance.cpu(), b.covariance.cpu())
+    offset = (a.mean - b.mean).square().sum().cpu()
+    if not (offset + s_a.sum() + s_b.sum()).isfinite():
         raise UserError("the moments are not finite; a feature extractor must not give NaN or infinity")
-    return max(0.0, float(offset + traces - 2 * _trace_of_root(a.covariance, b.covariance)))
+    return max(0.0, float(offset + s_a.trace() + s_b.trace() - 2 * _trace_of_root(s_a, s_b)))
 
 
 def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
     """tr((a b)^(1/2)) of symmetric positive semidefinite matrices (d, d)."""
-    if (lower := _cholesky(a)) is None or _cholesky(b) is None:
+    if _cholesky(b) is None or (lower := _cholesky(a)) is None:
         return torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum()
-    product = b @ lower
-    width = max(64, len(a) // 8)
-    for columns in product.split(width, dim=1):  # in place, by blocks: a third matrix would be the peak of memory
-        columns.copy_(lower.T @ columns)
+    # LAPACK's reduction of the generalised problem forms L' b L from one triangle, at a quarter of two products' cost.
+    reduced, _ = dsygst(b.numpy().T, lower.numpy(), itype=2, lower=1)
     del lower
-    return torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
-
-
-def _noise(matrix: Tensor) -> Tensor:
-    """Eigenvalues below this are round-off."""
-    return len(matrix) * torch.finfo(matrix.dtype).eps * matrix.diagonal().max()
+    return torch.linalg.eigvalsh(torch.from_numpy(reduced), UPLO="L").clamp(min=0).sqrt().sum()
 
 
 def _cholesky(matrix: Tensor) -> Tensor | None:
     """The lower factor, or None where the matrix is singular to working precision."""
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    return None if failed or lower.diagonal().min() ** 2 <= _noise(matrix) else lower
+    return None if failed or lower.diagonal().min() ** 2 <= len(matrix) * EPS * matrix.diagonal().max() else lower
 
 
 def _factor(matrix: Tensor) -> Tensor:
     """(d, rank) with matrix = factor factor'."""
     values, vectors = torch.linalg.eigh(matrix)
-    kept = values > len(matrix) * torch.finfo(matrix.dtype).eps * values[-1]
+    kept = values > len(values) * EPS * values[-1]
     return vectors[:, kept] * values[kept].sqrt()
 
 
 def fid(evidence: Evidence) -> Judgement:
     """`fid`: lower is better; biased upwards when there are few samples."""
     samples, reference = evidence.samples.moments, evidence.reference.moments
-    dim = len(samples.mean)
+    dim = samples.mean.numel()
     warnings = tuple(
         f"fid: {moments.count} images in {name} for {dim} feature dimensions: the covariance is rank-deficient and the "
         "figure biased upwards; compare it only with figures of the same count"

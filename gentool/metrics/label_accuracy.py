@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from gentool.metrics.evidence import Evidence, Judgement
 
@@ -10,8 +10,7 @@ from gentool.metrics.evidence import Evidence, Judgement
 def label_accuracy(evidence: Evidence) -> Judgement:
     """`label-accuracy` in [0, 1]: a judge that errs bounds it, see the extractor's own accuracy in the result."""
     logits, labels = evidence.samples.logits, evidence.samples.labels
-    per_class = multiclass_accuracy(logits, labels, logits.shape[1], average="none")
-    value = float(multiclass_accuracy(logits, labels, logits.shape[1], average="micro"))
-    present = labels.bincount(minlength=logits.shape[1]) > 0
-    details = {str(i): float(per_class[i]) for i in present.nonzero().flatten().tolist()}
-    return Judgement({"label-accuracy": value}, {"by_class": details})
+    table = multiclass_confusion_matrix(logits, labels, logits.shape[1]).double()  # rows: what was asked for
+    asked, shown = table.sum(1), table.diagonal()
+    by_class = {str(i): float(shown[i] / asked[i]) for i in asked.nonzero().flatten().tolist()}
+    return Judgement({"label-accuracy": float(shown.sum() / asked.sum())}, {"by_class": by_class})

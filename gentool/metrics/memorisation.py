@@ -6,6 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 from torch import Tensor
 
+from gentool.errors import UserError
 from gentool.metrics.evidence import Evidence, Judgement
 from gentool.metrics.neighbours import nearest_distances
 
@@ -38,16 +39,21 @@ def memorisation(evidence: Evidence) -> Judgement:
     samples = nearest_distances(evidence.samples.features, train, 1)[:, 0]
     held_out = nearest_distances(evidence.held_out.features, train, 1)[:, 0]
     threshold = held_out.quantile(NEAR)
-    median = float(held_out.median())
+    if (median := float(held_out.median())) == 0:
+        raise UserError(
+            "most held-out images are copies of training images: they cannot be the yardstick of memorisation",
+            evidence.held_out.name,
+        )
+    z = copying_z(samples, held_out)
     values = {
         "near-copies": float((samples <= threshold).double().mean()),
-        "nearest-ratio": float(samples.median()) / median if median > 0 else float(samples.median() > 0),
-        "copying-z": copying_z(samples, held_out),
+        "nearest-ratio": float(samples.median()) / median,
+        "copying-z": z,
     }
     warnings = ()
-    if values["copying-z"] < COPYING_Z:
+    if z < COPYING_Z:
         warnings = (
-            f"memorisation: samples lie closer to the training images than unseen images do (z = {values['copying-z']:.1f}); "
+            f"memorisation: samples lie closer to the training images than unseen images do (z = {z:.1f}); "
             "look at the nearest pairs before sharing them",
         )
     details = {"near": NEAR, "threshold": float(threshold), "held_out": len(held_out), "train": len(train)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +11,8 @@ from torchmetrics import Metric
 from gentool.errors import UserError
 
 
-@dataclass(frozen=True)
-class Gaussian:
-    """The moments of `count` features: mean (d,) and unbiased covariance (d, d), float64."""
+class Gaussian(NamedTuple):
+    """The moments of `count` features: mean (d,) and unbiased covariance (d, d), float64; d = 1 may be 0-d."""
 
     count: int
     mean: Tensor

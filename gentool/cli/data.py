@@ -49,7 +49,7 @@ def list_(json: Json = False) -> None:
         needs_path = "path" in config.model_fields
         present = None if needs_path else config.model_validate({"name": name}).present()
         rows.append({"name": name, "what": config.what, "from": config.origin, "present": present})
-    words = {True: "here", False: "not here", None: "needs path="}
+    words: dict[object, str] = {True: "here", False: "not here", None: "needs path="}
     lines = [f"{row['name']:<14} {words[row['present']]:<12} {row['what']} [{row['from']}]" for row in rows]
     _emit(json, {"data": rows}, lines)
 

@@ -1,7 +1,7 @@
 """Folders, tar and zip files as one flat list of files, read in place; nothing is ever written.
 
-Members that an honest archive of pictures never has are refused: absolute names, `..`, links, devices, the same
-name twice, and bombs. Sources: CWE-22, CWE-59, CWE-409; shared/peers.md 5.3.
+Members that an honest archive of pictures never has are refused: absolute names, `..`, links, devices, the
+same name twice, and bombs. Sources: CWE-22, CWE-59, CWE-409.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which rows of a source a split has: held-out share, classes, limit. Pure functions of the labels, fixed for ever."""
+"""Which rows of a source a split has: held-out share, classes, limit; the same for ever."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Downloads with pinned hashes that go on where they were cut, and become visible only when they are whole.
 
-The bytes arrive in `<file>.part`, are verified, and are then renamed; a killed download resumes by HTTP Range.
+The bytes arrive in `<file>.part`, are verified, and are then renamed; a killed one resumes by HTTP Range.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Remote:
 
     Attributes:
         url: where from; a mirror is a folder that has the same file name.
-        sha256: of `hashed`: the file as it travels, or what gzip makes of it (then mirrors that compressed the
-            same content anew are good too).
+        sha256: of `hashed`: the file as it travels, or what gzip makes of it (then mirrors that compressed
+            the same content anew are good too).
         size: bytes of the original file; twice as many are refused.
         keep: members to unpack from a tar file; empty for a file that stays as it is.
     """
@@ -97,7 +97,7 @@ def fetch_set(
 def download(
     remote: Remote, url: str, target: Path, progress: Progress | None = None, pause: float = 1.0
 ) -> Path:
-    """Downloads one file to `target`; see `fetch_set`. `pause` is the wait before the second try, in seconds."""
+    """Downloads one file to `target`; `pause` seconds pass before the second try, then twice as many."""
     if os.environ.get("GENTOOL_OFFLINE"):
         raise UserError("GENTOOL_OFFLINE is set; nothing is downloaded", url)
     local = url.startswith(("http://127.0.0.1", "http://localhost"))
@@ -126,7 +126,7 @@ def download(
         part.unlink()
         if not resumed:
             raise CorruptError(
-                f"came with sha256 {found}, expected {remote.sha256} (of the {remote.hashed} content); not kept",
+                f"came with sha256 {found}, expected {remote.sha256} ({remote.hashed}); not kept",
                 url,
             )
         failure = "the earlier part belonged to another file; starting anew"

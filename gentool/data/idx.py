@@ -1,4 +1,4 @@
-"""IDX files of bytes, as MNIST comes: magic `00 00 08 n`, n big-endian sizes, then the bytes; plain or gzip."""
+"""IDX files of bytes, plain or gzip: magic `00 00 08 n`, n big-endian sizes, then the bytes."""
 
 from __future__ import annotations
 

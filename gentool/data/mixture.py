@@ -39,7 +39,8 @@ class Mixture:
     def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
         """D(x; sigma) = E[x0 | x0 + sigma eps = x]: (N, D) -> (N, D).
 
-        Each component is shrunk to its mean, (s^2 x + sigma^2 m)/(s^2 + sigma^2), and weighted by its posterior.
+        Each component is shrunk to its mean, (s^2 x + sigma^2 m)/(s^2 + sigma^2), and weighted by its
+        posterior.
         """
         logs = self._logs(x, sigma)
         posterior = np.exp(logs - logs.max(1, keepdims=True))

@@ -20,8 +20,9 @@ Split = Literal["train", "test"]
 class DataConfig(Strict):
     """Base of every data set's block of a recipe; a subclass types `name` as a Literal.
 
-    A data set is one file in `gentool/data/sets/` with such a class, and one line in `gentool/data/config.py`;
-    third parties add the class through an entry point of the group `gentool.data`.
+    A data set is one file in `gentool/data/sets/` with such a class, and one line in
+    `gentool/data/config.py`; third parties add the class through an entry point of the group
+    `gentool.data`.
     """
 
     name: str

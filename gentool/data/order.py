@@ -19,9 +19,10 @@ from gentool.noise import mix
 class StepBatches(Sampler[Tensor]):
     """The index batch of each step: shuffled epochs one after the other, cut into batches.
 
-    Step s takes positions s*B .. (s+1)*B - 1 of the endless sequence of epochs; epoch e is a permutation keyed by
-    (seed, e). So every example is seen once an epoch, no example is dropped, and a batch may begin in one epoch and
-    end in the next. Rank r of w takes every w-th entry from the r-th: together the ranks have the global batch.
+    Step s takes positions s*B .. (s+1)*B - 1 of the endless sequence of epochs; epoch e is a permutation
+    keyed by (seed, e). So every example is seen once an epoch, no example is dropped, and a batch may begin
+    in one epoch and end in the next. Rank r of w takes every w-th entry from the r-th: together the ranks
+    have the global batch.
 
     Args:
         size: examples in the set.
@@ -94,13 +95,13 @@ def _whole(batch: Any) -> Any:
 def loader(dataset: DataSet, batches: StepBatches, workers: int = 0, pin: bool = False) -> DataLoader[Batch]:
     """A DataLoader that yields a `Batch` a step.
 
-    A set that fits in memory is decoded here, once, and read without worker processes: a copy of the set and a
-    queue per worker would cost more than indexing does.
+    A set that fits in memory is decoded here, once, and read without worker processes: a copy of the set
+    and a queue per worker would cost more than indexing does.
     """
     dataset.load()
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # through __getitems__ the loader's items are batches
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]  # a tensor of indices serves as well as a list
         collate_fn=_whole,
         num_workers=0 if dataset.fits else workers,
         persistent_workers=False,

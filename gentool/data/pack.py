@@ -13,7 +13,7 @@ from gentool.runs.h5 import write_rows
 
 
 def pack(dataset: DataSet, path: str | Path) -> Path:
-    """Writes all examples as /samples (images as (N, H, W, C) uint8) and, where there are any, /labels; atomically.
+    """Writes all examples as /samples, images as (N, H, W, C), and /labels where there are any; atomically.
 
     Raises:
         UserError: the name does not end in .h5 or .hdf5.

@@ -1,4 +1,4 @@
-"""One picture file to one uint8 array, by stated rules; whatever no rule covers is an error that names the file.
+"""One picture file to one uint8 array, by stated rules; the rest are errors that name the file.
 
 Rules (each use is counted): palette and bilevel pictures become RGB or gray; transparency is laid over white;
 gray among colour is repeated to RGB. Refused: 16-bit and float pictures, CMYK, and anything truncated. EXIF
@@ -54,7 +54,19 @@ def open_picture(data: bytes, where: str) -> Image.Image:
         raise CorruptError(_REFUSED[picture.mode], where)
     if picture.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"):
         raise CorruptError(f"mode {picture.mode} (16-bit or float); convert it to 8 bits a channel", where)
+    if _deep(picture):
+        raise CorruptError("16 bits a channel; convert it to 8 bits in a way of your choice", where)
+    if getattr(picture, "is_animated", False):
+        raise CorruptError("holds several frames; keep one picture a file", where)
     return picture
+
+
+def _deep(picture: Image.Image) -> bool:
+    """Whether the file has more than 8 bits a channel; Pillow would drop the lower ones without a word."""
+    tile = picture.tile[0].args if picture.tile else ()
+    args = tile if isinstance(tile, tuple) else (tile,)
+    deep = [arg for arg in args if isinstance(arg, str) and arg.endswith((";16B", ";16L", ";16N"))]
+    return bool(deep) or (picture.format == "PPM" and any(isinstance(arg, int) and arg > 255 for arg in args))
 
 
 def is_gray(picture: Image.Image) -> bool:

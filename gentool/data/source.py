@@ -170,7 +170,7 @@ def checked_labels(
     if len(bad):
         row = int(bad[0])
         raise CorruptError(
-            f"label {marks[row]} of row {row} is outside 0 to {len(class_names) - 1} ({len(bad)} such labels)",
+            f"label {marks[row]} of row {row} is outside 0 to {len(class_names) - 1} ({len(bad)} in all)",
             where,
         )
     return marks, class_names

@@ -14,9 +14,9 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
     """Counts, range and moments of every number of the set, in one pass.
 
     Returns:
-        `kind, shape, count, classes` ({name: how many}, empty without labels), `min, max` as stored, `mean, std` per
-        channel or coordinate in the model's range (pixels in [-1, 1]), `sigma_data` (standard deviation of
-        all numbers about their mean), `fingerprint`, `conversions`, `bytes`.
+        `kind, shape, count, classes` ({name: how many}, empty without labels), `min, max` as stored, `mean,
+        std` per channel or coordinate in the model's range (pixels in [-1, 1]), `sigma_data` (standard
+        deviation of all numbers about their mean), `fingerprint`, `conversions`, `bytes`.
     """
     spec = dataset.spec
     width = spec.shape[0] if spec.kind == "image" else spec.shape[-1]

@@ -1,7 +1,8 @@
 """Files that are whole or absent: temporary name in the same folder, fsync, rename, fsync of the folder.
 
-Lightning renames without fsync and `torch.save` writes over the good file; after a power cut or a full disk both
-can leave a torn file under the final name. Here the old file stays until the new one is safely on the disk.
+Lightning renames without fsync and `torch.save` writes over the good file; after a power cut or a full disk
+both can leave a torn file under the final name. Here the old file stays until the new one is safely on the
+disk.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def temporary(path: Path) -> Path:
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary `Path` in the same folder to write; at the end of the block it becomes `path`.
 
-    The block may create the file with any library, and must close it. If the block raises, `path` is as it was and
-    the temporary file is gone. Missing parent folders are made.
+    The block may create the file with any library, and must close it. If the block raises, `path` is as it
+    was and the temporary file is gone. Missing parent folders are made.
 
     Raises:
         GentoolError: the disk is full, read-only, or may not be written; one line that says which.
@@ -97,8 +98,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Appends one line and fsyncs, so that the line outlives a kill the moment this returns.
 
-    A tail torn by an earlier crash is closed with a newline first, so that it cannot swallow the new line; a write
-    that fails half-way is taken back.
+    A tail torn by an earlier crash is closed with a newline first, so that it cannot swallow the new line;
+    a write that fails half-way is taken back.
 
     Raises:
         GentoolError: as `atomic_write`.

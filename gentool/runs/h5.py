@@ -1,7 +1,7 @@
-"""HDF5 files of rows: `/samples` (N, ...) and `/labels` (N,), chunked, each chunk with a Fletcher-32 checksum.
+"""HDF5 files of rows: `/samples` (N, ...) and `/labels` (N,), chunked, with Fletcher-32 checksums.
 
-Without the checksum HDF5 reads a flipped byte back silently. Links to other files, virtual and external data sets
-are refused: a data file must not make us open a path of its author's choosing.
+Without the checksum HDF5 reads a flipped byte back silently. Links to other files, virtual and external
+data sets are refused: a data file must not make us open a path of its author's choosing.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def read_rows(data: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
 
 
 def attributes(file: h5py.File) -> dict[str, Any]:
-    """The file's attributes as Python values; text that is a JSON object, array or null comes back as such."""
+    """The file's attributes as Python values; JSON text of an object, array or null decoded."""
     with plain_faults(f"{file.filename}: attributes"):
         return {key: _plain(value) for key, value in file.attrs.items()}
 

@@ -28,8 +28,8 @@ COLOURS = (
 def grid(images: np.ndarray, labels: np.ndarray | None = None) -> Image.Image:
     """(N, H, W, C) uint8 -> one picture, row by row, ceil(sqrt(N)) columns.
 
-    Small pictures are enlarged by a whole factor, nearest neighbour. Where each row of the grid holds one label, that
-    label stands before the row.
+    Small pictures are enlarged by a whole factor, nearest neighbour. Where each row of the grid holds one
+    label, that label stands before the row.
     """
     count, height, width, _ = images.shape
     columns = math.ceil(math.sqrt(count))
@@ -57,7 +57,7 @@ def _row_labels(labels: np.ndarray | None, rows: int, columns: int) -> Sequence[
 
 
 def scatter(points: np.ndarray, labels: np.ndarray | None = None, side: int = 768) -> Image.Image:
-    """(N, 2) -> a square picture, both axes alike, centred on the origin; the corner states the half-width."""
+    """(N, 2) -> a square picture, both axes alike, centred on the origin; the half-width stands below."""
     reach = 1.05 * float(np.abs(points).max(initial=1e-12))
     places = (points * [1, -1] / reach + 1) * (side - 1) / 2
     sheet = Image.new("RGB", (side, side), "white")

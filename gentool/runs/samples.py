@@ -36,7 +36,13 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 
 @dataclass(frozen=True)
 class Samples:
-    """`array`: images (N, H, W, C) uint8, vectors (N, D) float32 or clouds (N, P, 3) float32; `labels`: (N,) int64."""
+    """Samples with their labels.
+
+    Attributes:
+        array: images (N, H, W, C) uint8, vectors (N, D) float32 or clouds (N, P, 3) float32.
+        labels: (N,) int64, -1 for none; or None.
+        provenance: where they come from, as JSON values.
+    """
 
     array: np.ndarray
     labels: np.ndarray | None
@@ -184,7 +190,7 @@ def _write_npz(path: Path, samples: np.ndarray, labels: np.ndarray | None, note:
     if labels is not None:
         arrays["arr_1"] = labels
     with atomic_write(path) as scratch:
-        np.savez(scratch, **arrays)
+        np.savez(scratch, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
 
 
 def _read_npz(path: Path) -> Samples:

@@ -1,4 +1,5 @@
-"""Property: an archive that is not what honest archives are is refused, by name, and nothing is ever written."""
+"""Property: an archive that is not what honest archives are is refused, by name, and nothing is ever
+written."""
 
 from __future__ import annotations
 

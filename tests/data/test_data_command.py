@@ -1,4 +1,5 @@
-"""Property: `gentool data` answers with results alone, one JSON document under --json, and exit code 4 for damage."""
+"""Property: `gentool data` answers with results alone, one JSON document under --json, and exit code 4 for
+damage."""
 
 from __future__ import annotations
 

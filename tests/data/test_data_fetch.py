@@ -1,4 +1,5 @@
-"""Property: a download is whole, verified, and goes on where it was cut; anything else leaves no file of its name."""
+"""Property: a download is whole, verified, and goes on where it was cut; anything else leaves no file of
+its name."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ CONTENT = os.urandom(300_000)
 
 
 class Server(HTTPServer):
-    """Serves `files`; `cut_after` bytes the connection dies, `failures` times; remembers the ranges asked for."""
+    """Serves `files`; `cut_after` bytes the connection dies, `failures` times; remembers the ranges asked
+    for."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -133,7 +135,7 @@ def test_a_server_that_dies_for_good_keeps_the_part_and_says_how_to_go_on(
 ) -> None:
     server.failures, server.cut_after = 99, 10_000
     with pytest.raises(
-        GentoolError, match="6 tries .*60000 of 300000.*run the same command to go on"
+        GentoolError, match=r"6 tries .*60000 of 300000.*run the same command to go on"
     ) as caught:
         get(tmp_path, server)
     assert caught.value.exit_code == 1

@@ -1,4 +1,5 @@
-"""Property: each format gives back exactly the pixels and labels in its files, and names what is wrong with them."""
+"""Property: each format gives back exactly the pixels and labels in its files, and names what is wrong with
+them."""
 
 from __future__ import annotations
 
@@ -129,7 +130,7 @@ def test_cifar_faults_are_named(cifar: Path) -> None:
 
 def test_cifar_pickles_are_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "data_batch_1").write_bytes(b"\x80\x03.")
-    with pytest.raises(UserError, match="pickles: reading one runs code.*gentool data fetch cifar10"):
+    with pytest.raises(UserError, match=r"pickles: reading one runs code.*gentool data fetch cifar10"):
         opened("cifar10", root=str(tmp_path))
 
 

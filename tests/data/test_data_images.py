@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,19 @@ def test_a_gray_set_has_one_channel_unless_told_otherwise(tmp_path: Path) -> Non
     assert whole(tmp_path / "s", channels=3).spec.shape == (3, 8, 8)
 
 
+def png16() -> bytes:
+    """An 8x8 RGB PNG of 16 bits a channel, which Pillow can read but not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + bytes(8 * 6) for _ in range(8)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
 def break_(path: Path, how: str) -> None:
     if how == "truncated":
         path.write_bytes(path.read_bytes()[:-40])
@@ -163,6 +178,15 @@ def break_(path: Path, how: str) -> None:
         path.write_bytes(b"")
     elif how == "16-bit":
         Image.fromarray(np.zeros((8, 8), np.uint16)).save(path)
+    elif how == "16-bit colour":
+        path.write_bytes(png16())
+    elif how == "16-bit ppm":
+        path.write_bytes(b"P6 8 8 65535\n" + bytes(8 * 8 * 6))
+    elif how == "animated":
+        buffer = io.BytesIO()
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
+        path.write_bytes(buffer.getvalue())
     elif how == "cmyk":
         buffer = io.BytesIO()
         Image.new("CMYK", (8, 8)).save(buffer, "JPEG")
@@ -176,6 +200,9 @@ def break_(path: Path, how: str) -> None:
         ("text", "not a picture"),
         ("empty", "not a picture"),
         ("16-bit", "16-bit"),
+        ("16-bit colour", "16 bits a channel"),
+        ("16-bit ppm", "16 bits a channel"),
+        ("animated", "several frames"),
         ("cmyk", "CMYK"),
     ],
 )
@@ -217,7 +244,7 @@ def test_the_default_resize_keeps_the_mean_and_removes_what_cannot_be_shown(tmp_
 
 
 def test_no_pictures_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no pictures in there; expected .png"):
+    with pytest.raises(UserError, match=r"no pictures in there; expected \.png"):
         whole(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         whole(tmp_path / "none")

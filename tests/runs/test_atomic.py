@@ -34,9 +34,14 @@ def test_the_temporary_file_is_a_neighbour_with_the_same_suffix(tmp_path: Path) 
 def test_an_error_in_the_block_keeps_the_old_file_and_sweeps_the_new(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     atomic.write_text(path, "old")
-    with pytest.raises(KeyError), atomic.atomic_write(path) as scratch:
-        scratch.write_text("half")
-        raise KeyError("bug")
+
+    def fail() -> None:
+        with atomic.atomic_write(path) as scratch:
+            scratch.write_text("half")
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        fail()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 

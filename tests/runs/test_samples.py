@@ -71,7 +71,8 @@ def test_h5_keeps_the_contract_that_scripts_outside_rely_on(tmp_path: Path) -> N
     write_samples(tmp_path / "a.h5", IMAGES, np.arange(300) % 3, {"seed": 5})
     with h5py.File(tmp_path / "a.h5") as file:
         assert (file["samples"].shape, file["samples"].dtype) == ((300, 8, 6, 3), np.uint8)
-        assert file["samples"].fletcher32 and file["labels"].fletcher32
+        assert file["samples"].fletcher32
+        assert file["labels"].fletcher32
         assert file.attrs["seed"] == 5
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10: the binary batches, or the pictures in a folder or archive with train/<class>/ and test/<class>/."""
+"""CIFAR-10: the binary batches, or pictures as train/<class>/ and test/<class>/."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class Cifar10Config(RootConfig):
         ]
         if pickles:
             raise UserError(
-                "holds the Python version, which is pickles: reading one runs code from the file; get the binary "
-                "version with `gentool data fetch cifar10`",
+                "holds the Python version, which is pickles: reading one runs code from the file; "
+                "get the binary version with `gentool data fetch cifar10`",
                 str(pickles[0]),
             )
         raise UserError(

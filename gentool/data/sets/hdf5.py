@@ -1,4 +1,4 @@
-"""`hdf5`: rows in an HDF5 file as `gentool data pack` and `gentool sample` write them, read as they are needed."""
+"""`hdf5`: rows in an HDF5 file as `gentool data pack` and `gentool sample` write them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Hdf5Config(ImageConfig):
     name: Literal["hdf5"] = "hdf5"
     """Rows in an HDF5 file."""
     path: str
-    """The .h5: /samples images (N, H, W, C) uint8, vectors (N, D) or clouds (N, points, 3) float32; /labels."""
+    """The .h5: /samples (N, H, W, C) uint8, float32 vectors (N, D) or clouds (N, points, 3); /labels."""
 
     what: ClassVar[str] = "your packed set: /samples and /labels, checksummed, of any size"
     origin: ClassVar[str] = "path (`gentool data pack` makes one)"

@@ -4,7 +4,7 @@ Layouts:
     a/1.png b/2.png ...                     a class per first subfolder
     train/a/1.png test/a/2.png ...          the same with a test part of its own
     1.png 2.png ...                         no labels
-    dataset.json beside or above them       labels of the StyleGAN/EDM archives: {"labels": [[name, class], ...]}
+    dataset.json beside or above them       labels as EDM packs them: {"labels": [[name, class], ...]}
 One folder that holds everything (`mydata/a/1.png`) is looked through.
 """
 
@@ -35,7 +35,7 @@ class ImagesConfig(ImageConfig):
     name: Literal["images"] = "images"
     """A folder, tar or zip of pictures."""
     path: str
-    """The folder, .tar (also .gz, .xz, .bz2) or .zip; a class per subfolder, or none; train/ and test/ are known."""
+    """The folder, .tar (also .gz, .xz, .bz2) or .zip; a class per subfolder; train/ and test/."""
     channels: Literal[1, 3] | None = None
     """Gray or RGB; absent: RGB as soon as one picture has colour."""
 
@@ -146,7 +146,7 @@ class PictureSource(Source):
         self.channels = channels
         sizes = {size: name for name, (size, _, _) in zip(reversed(names), reversed(headers))}
         if len(sizes) > 1:
-            (a, first), (b, second) = list(sizes.items())[-1], list(sizes.items())[0]
+            (a, first), (b, second) = list(sizes.items())[-1], next(iter(sizes.items()))
             raise UserError(
                 f"pictures of {len(sizes)} sizes, {first} is {a[0]}x{a[1]} and {second} is {b[0]}x{b[1]}; "
                 "set `size`, e.g. size: 64",

@@ -17,7 +17,7 @@ class NpzConfig(ImageConfig):
     name: Literal["npz"] = "npz"
     """Arrays in an .npz file."""
     path: str
-    """The .npz: arr_0 images (N, H, W, C) uint8, vectors (N, D) or clouds (N, points, 3) float32; arr_1 labels."""
+    """The .npz: arr_0 (N, H, W, C) uint8, float32 vectors (N, D) or clouds (N, points, 3); arr_1 labels."""
 
     what: ClassVar[str] = "your arrays: arr_0 (N, H, W, C) uint8 or float32 rows, arr_1 labels"
     origin: ClassVar[str] = "path"

@@ -56,10 +56,9 @@ def march(
         left = (end - lam).abs()
         h = torch.minimum(h, left)
         trial = attempt(x, lam, sign * h, carry)
-        if not bool(trial.error.isfinite().all()):
-            return x + (trial.error * math.nan).to(x.dtype).view(
-                _column(x)
-            )  # the driver names step and sample
+        finite = trial.error.isfinite()
+        if not bool(finite.all()):
+            return torch.where(finite.view(_column(x)), x, torch.nan)  # the driver names the sample
         accept = trial.error <= 1
         wide = accept.view(_column(x))
         x = torch.where(wide, trial.x, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_mutated_structure(folder: Path, data: st.DataObject) -> None:
             block = block[name]
         name = (*path, last)[depth]
         if data.draw(st.booleans()):
-            block[name] = data.draw(odd)
+            block[name] = copy.deepcopy(data.draw(odd))
         else:
             renamed = data.draw(
                 st.sampled_from([name + "s", name[1:], "name", "0", "[key]", "Unet", "mlp", "a b"])

@@ -36,7 +36,7 @@ _CENTRE = sum(i * h for i, h in enumerate(SYM6)) / sum(SYM6)
 
 
 def augment(x: Tensor, generator: torch.Generator, p: float = 0.12) -> tuple[Tensor, Tensor]:
-    """Random flips, scaling, rotation, stretching and translation of images, and the label that undoes them.
+    """Random flips, scaling, rotation, stretching and translation of images, with labels of what was done.
 
     Args:
         x: (B, C, H, W) float images.

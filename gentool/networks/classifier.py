@@ -25,16 +25,16 @@ class Classifier(nn.Module):
     def __init__(self, config: ResNet, in_channels: int, classes: int) -> None:
         super().__init__()
         channels = config.channels
-        width = 4 * channels if config.noise_conditioned else 0
+        emb = 4 * channels if config.noise_conditioned else 0
         style = BlockStyle(
-            emb=width,
+            emb=emb,
             eps=1e-5,
             scale_shift=True,
             skip_scale=1.0,
             project_resampled=False,
             dropout=config.dropout,
         )
-        self.mapping = Mapping(Positional(channels, endpoint=True), channels, width) if width else None
+        self.mapping = Mapping(Positional(channels, endpoint=True), channels, emb) if emb else None
         self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.blocks = nn.ModuleList()
         width = channels

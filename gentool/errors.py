@@ -71,7 +71,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join([self.where, f"{self.key}: {self.message}" if self.key else self.message])
+        return f"{self.where} {self.key}: {self.message}" if self.key else f"{self.where}: {self.message}"
 
 
 class RecipeError(UserError):

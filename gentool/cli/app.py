@@ -19,8 +19,12 @@ from gentool import __version__
 from gentool.cli.errors import guarded
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("gentool.cli.train", "Train a model from a recipe."),
+    "sample": ("gentool.cli.sample", "Draw samples from a trained run."),
+    "evaluate": ("gentool.cli.evaluate", "Judge a run or a samples file."),
     "recipes": ("gentool.cli.recipes", "List, show, copy and check recipes."),
     "families": ("gentool.cli.families", "List the model families and their recipes' keys."),
+    "data": ("gentool.cli.data", "List, fetch, pack, inspect and check data sets."),
     "solvers": ("gentool.cli.solvers", "List the solvers that sampling can use."),
 }
 """Command -> (module, one line of help), in the order that `gentool --help` shows."""

@@ -65,7 +65,7 @@ def _tell(error: BaseException, as_json: bool) -> int:
         )
         known.kind = "defect"
     problems = known.problems if isinstance(known, RecipeError) else ()
-    lines = [f"{p.where} {p.key}: {p.message}" if p.key else f"{p.where}: {p.message}" for p in problems]
+    lines = [str(problem) for problem in problems]
     if as_json:
         where = problems[0].where if problems else known.where
         details = [{"where": p.where, "key": p.key, "message": p.message} for p in problems]

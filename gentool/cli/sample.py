@@ -9,7 +9,7 @@ import typer
 
 from gentool.cli.output import Json, Quiet, emit, note
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -82,7 +82,7 @@ def sample(
 def _options(pairs: list[str]) -> dict[str, Any]:
     from gentool.recipes.overrides import parse_pairs
 
-    return parse_pairs(pairs)
+    return parse_pairs(pairs, "--option")
 
 
 def _rules(texts: list[str]) -> dict[str, Any]:

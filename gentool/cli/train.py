@@ -13,7 +13,7 @@ from gentool.errors import UserError
 if TYPE_CHECKING:
     from gentool.tasks.dryrun import DryRun
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

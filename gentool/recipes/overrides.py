@@ -8,6 +8,7 @@ that YAML would read as something else is quoted (`description="3"`). Later over
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gentool.errors import Problem, RecipeError, did_you_mean
 from gentool.recipes.loader import MAX_DEPTH, Node, is_text, parse
@@ -42,6 +43,19 @@ def apply(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node
         problems.extend(found)
         root = _set(root, path, node, where, problems)
     return root
+
+
+def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, Any]:
+    """`KEY=VALUE` texts as plain values, by the same grammar: what `--option eta=0.5` means.
+
+    Raises:
+        RecipeError: with every fault at once.
+    """
+    problems: list[Problem] = []
+    values = apply(Node({}, where), pairs, problems).plain()
+    if problems:
+        raise RecipeError(problems)
+    return dict(values)
 
 
 def _set(

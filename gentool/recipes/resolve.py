@@ -52,6 +52,17 @@ def resolve(
         UserError: there is no such recipe, or it cannot be read.
     """
     name, shown, data = _read(source)
+    return _resolve(name, shown, data, overrides, schema_of)
+
+
+def resolve_text(text: str, name: str, schema_of: Callable[[str], type[Recipe]]) -> Resolved:
+    """The recipe of a text, such as samples carry; raises as `resolve`, with `name` for the file's."""
+    return _resolve(name, name, text.encode(), (), schema_of)
+
+
+def _resolve(
+    name: str, shown: str, data: bytes, overrides: Sequence[str], schema_of: Callable[[str], type[Recipe]]
+) -> Resolved:
     problems: list[Problem] = []
     root = apply(load(data, shown, problems), overrides, problems)
     root = _without_schema(root, problems)

@@ -15,12 +15,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSpec
+    from gentool.diffusion.denoiser import Denoiser
     from gentool.training.sampling import Drawn, SampleRequest
 
 
@@ -71,6 +73,14 @@ class GenModule(LightningModule):
     @abstractmethod
     def check_request(self, settings: Sample) -> list[str]:
         """Refuses, before any work is done, what this model cannot sample (`UserError` says why); returns notices."""
+
+    def likelihood_model(self) -> Denoiser:
+        """The denoiser whose probability-flow ODE gives the likelihood.
+
+        Raises:
+            UserError: this family has none.
+        """
+        raise UserError(f"the family {self.recipe.family} has no exact likelihood")
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""

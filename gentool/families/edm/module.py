@@ -91,6 +91,9 @@ class EdmModule(GenModule):
     def check_request(self, settings: Sample) -> list[str]:
         return drawing.check(settings, self.model, self.sampling_traits())
 
+    def likelihood_model(self) -> Denoiser:
+        return self.model
+
     def compiled_parts(self) -> list[torch.nn.Module]:
         return [self.model.network]
 

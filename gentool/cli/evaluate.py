@@ -1,0 +1,64 @@
+"""`gentool evaluate`: a run or a samples file against the data it should look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gentool.cli.output import Json, Quiet, emit, note, table
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="RUN|SAMPLES", help="A run folder, or a samples file.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="A data set by name or path (default: the run's own).", show_default=False),
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A metric; may be repeated. See docs/metrics.md.", show_default=False)
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="NAME", help="classifier, pixels or inception.", show_default=False)
+    ] = None,
+    count: Annotated[int | None, typer.Option("-n", "--count", min=2, metavar="N", help="Samples to judge.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the samples and of random subsets.")] = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Where the report goes (a run's: its report.html).", show_default=False),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge samples: FID, KID, precision and recall, label accuracy and more, with an HTML report.
+
+    A run draws its samples first. Every figure is told with its extractor, reference and count: figures of different
+    extractors must not be compared.
+    """
+    from gentool.cli.progress import progress
+    from gentool.tasks.evaluate import evaluate as work
+    from gentool.tasks.report import write_report
+
+    with progress("evaluating", "sample", quiet) as show:
+        done = work(
+            target,
+            reference=reference,
+            metrics=tuple(metric or ()),
+            features=features,
+            count=count,
+            seed=seed,
+            report=show,
+            say=lambda line: note(line, quiet),
+        )
+    page = write_report(done, target, report)
+    document = done.document() | {"report": None if page is None else str(page)}
+    emit(document, table(("METRIC", "VALUE"), [(name, f"{value:.6g}") for name, value in done.metrics.items()]), json)
+    if done.evaluation is not None:
+        e = done.evaluation
+        note(f"features {e.features}, reference {e.reference} ({e.reference_count}), {e.count} samples", quiet)
+    if page is not None:
+        note(f"report: {page}", quiet)

@@ -63,7 +63,8 @@ def open_picture(data: bytes, where: str) -> Image.Image:
 
 def _deep(picture: Image.Image) -> bool:
     """Whether the file has more than 8 bits a channel; Pillow would drop the lower ones without a word."""
-    tile = picture.tile[0].args if picture.tile else ()
+    tiles = getattr(picture, "tile", [])
+    tile = tiles[0].args if tiles else ()
     args = tile if isinstance(tile, tuple) else (tile,)
     deep = [arg for arg in args if isinstance(arg, str) and arg.endswith((";16B", ";16L", ";16N"))]
     return bool(deep) or (picture.format == "PPM" and any(isinstance(arg, int) and arg > 255 for arg in args))

@@ -27,6 +27,7 @@ _REASONS = {
     errno.ENOENT: "the folder does not exist (any more)",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "a folder of that name is in the way",
+    errno.EFBIG: "the file is larger than allowed there",
     errno.EIO: "the disk reports an input/output error",
 }
 

@@ -6,6 +6,7 @@ data sets are refused: a data file must not make us open a path of its author's 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gentool.errors import CorruptError, GentoolError, UserError
+from gentool.errors import CorruptError, UserError
 from gentool.runs.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -63,33 +64,61 @@ def write_rows(
     """
     import h5py
 
-    with atomic_write(path) as scratch:
-        try:
-            # Attributes above 64 KiB (a long recipe) need the object headers of HDF5 1.8 and later.
-            with h5py.File(scratch, "w", libver=("v108", "latest")) as file:
-                done = 0
-                for block in blocks:
-                    if done == 0:
-                        rows = max(1, min(count, CHUNK_BYTES // max(1, block[0].nbytes)))
-                        shape = (count, *block.shape[1:])
-                        chunks = (rows, *block.shape[1:])
-                        samples = file.create_dataset(
-                            "samples", shape, block.dtype, chunks=chunks, fletcher32=True
-                        )
-                    samples[done : done + len(block)] = block
-                    done += len(block)
-                if done != count:
-                    raise ValueError(f"{done} rows came, {count} were announced")
-                if labels is not None:
-                    whole = np.asarray(labels, np.int64)
-                    file.create_dataset("labels", data=whole, chunks=(min(count, 8192),), fletcher32=True)
-                for key, value in attributes.items():
-                    plain = isinstance(value, str | int | float)
-                    file.attrs[key] = value if plain else json.dumps(value, ensure_ascii=False)
-        except (OSError, RuntimeError) as error:
-            full = "No space left" in str(error)
-            reason = "no space left on the disk" if full else str(error).splitlines()[0]
-            raise GentoolError(f"cannot write: {reason}", str(path)) from error
+    with atomic_write(path) as scratch, _Sink(scratch) as sink:
+        # Attributes above 64 KiB (a long recipe) need the object headers of HDF5 1.8 and later.
+        with h5py.File(sink, "w", libver=("v108", "latest")) as file:
+            done = 0
+            for block in blocks:
+                if done == 0:
+                    rows = max(1, min(count, CHUNK_BYTES // max(1, block[0].nbytes)))
+                    shape, chunks = (count, *block.shape[1:]), (rows, *block.shape[1:])
+                    samples = file.create_dataset(
+                        "samples", shape, block.dtype, chunks=chunks, fletcher32=True
+                    )
+                samples[done : done + len(block)] = block
+                done += len(block)
+                if sink.failure:
+                    break
+            if labels is not None:
+                whole = np.asarray(labels, np.int64)
+                file.create_dataset("labels", data=whole, chunks=(min(count, 8192),), fletcher32=True)
+            for key, value in attributes.items():
+                plain = isinstance(value, str | int | float)
+                file.attrs[key] = value if plain else json.dumps(value, ensure_ascii=False)
+        if sink.failure:
+            raise sink.failure
+        if done != count:
+            raise ValueError(f"{done} rows came, {count} were announced")
+
+
+class _Sink(io.FileIO):
+    """The file that HDF5 writes into. A failure is kept in `failure` and hidden from HDF5.
+
+    A library that sees its file fail crashes the process when it closes the file; this way it closes in peace
+    and the failure is raised after that.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while len(rest) and self.failure is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.failure = error
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        if self.failure is None:
+            try:
+                return super().truncate(size)
+            except OSError as error:
+                self.failure = error
+        return size or 0
 
 
 def open_rows(path: str | Path) -> h5py.File:

@@ -223,6 +223,29 @@ def test_samples_with_nan_are_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_fills_up_is_a_clear_failure_in_every_format(tmp_path: Path) -> None:
+    """In a process of its own: HDF5 can take the whole process down when its file fails."""
+    code = """
+import resource, signal, sys, numpy as np
+from gentool.errors import GentoolError
+from gentool.runs.samples import write_samples
+images = np.random.default_rng(0).integers(0, 256, (2000, 16, 16, 3), np.uint8)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+for suffix in (".h5", ".npz", ".png"):
+    try:
+        write_samples(sys.argv[1] + "/a" + suffix, images)
+    except GentoolError as error:
+        print(error.message)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["cannot write: the file is larger than allowed there"] * 3
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_grids_are_for_the_eye(tmp_path: Path) -> None:
     write_samples(tmp_path / "a.png", GRAY)
     with pytest.raises(UserError, match="cannot be read back"):

@@ -52,7 +52,9 @@ def test_end_values_on_gaussian_data_to_all_digits(row: tuple, vp: VP) -> None:
         assert float(result.x * alpha[1]) == pytest.approx(want, abs=6e-11), grid
 
 
-@pytest.mark.parametrize(("steps", "std"), [(5, 1.257886), (9, 0.639060), (18, 0.527625), (40, 0.504877), (100, 0.500720)])
+@pytest.mark.parametrize(
+    ("steps", "std"), [(5, 1.257886), (9, 0.639060), (18, 0.527625), (40, 0.504877), (100, 0.500720)]
+)
 def test_output_std_of_edm_on_gaussian_data(steps: int, std: float, edm: EDM) -> None:
     x = torch.full((1, 1), 80.0, dtype=torch.float64)
     result = integrate(exact(gaussian(0.5)), edm, "edm", make_grid("karras", steps, edm), x)
@@ -154,7 +156,9 @@ def test_other_stochastic_solvers_converge_to_the_data(name: str, options: dict[
     alpha = vp.alpha(torch.tensor([vp.t_max, vp.t_min], dtype=torch.float64))
     noise = Noise(3, range(4), (5000,))
     x = noise.normal("prior").double() / alpha[0]
-    result = integrate(exact(gaussian(0.5)), vp, build(name, options), make_grid("log-snr", steps, vp), x, noise)
+    result = integrate(
+        exact(gaussian(0.5)), vp, build(name, options), make_grid("log-snr", steps, vp), x, noise
+    )
     std = float((result.x * alpha[1]).std())
     assert std == pytest.approx(0.50008, abs=3 * 0.50008 / math.sqrt(2 * 20_000) + 0.01)
 

@@ -94,7 +94,9 @@ def test_ipndm_is_adams_bashforth_on_uniform_sigma(vp: VP) -> None:
     torch.testing.assert_close(run("ipndm", grid, vp), run("deis-rhoab", grid, vp), rtol=1e-12, atol=1e-12)
 
 
-DETERMINISTIC = [name for name in SOLVERS if not SOLVERS.get(name).stochastic and name not in ("euler", "heun")]
+DETERMINISTIC = [
+    name for name in SOLVERS if not SOLVERS.get(name).stochastic and name not in ("euler", "heun")
+]
 
 
 @pytest.mark.parametrize("name", [n for n in DETERMINISTIC if n not in ("rk45", "dpm-adaptive")])
@@ -135,7 +137,9 @@ def test_tab_with_a_constant_eps_is_ddim(order: int, vp: VP) -> None:
 
 @pytest.mark.parametrize("variable", ["t", "lam", "sigma"])
 @pytest.mark.parametrize("points", [2, 3, 4])
-def test_lagrange_rows_integrate_polynomials_of_their_variable_exactly(variable: str, points: int, vp: VP) -> None:
+def test_lagrange_rows_integrate_polynomials_of_their_variable_exactly(
+    variable: str, points: int, vp: VP
+) -> None:
     """For eps = u^(points-1) the row equals the integral of eps d sigma, taken here by a fine trapezoid rule in lam."""
     sigma = make_grid("log-snr", 6, vp).sigma.tolist()
     nodes, target = sigma[5 - points + 1 : 6][::-1], sigma[6]

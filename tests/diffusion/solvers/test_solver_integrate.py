@@ -151,13 +151,23 @@ def test_the_manifest_says_what_was_done(vp: VP) -> None:
     result = integrate(exact(mixture), vp, "unipc", make_grid("log-snr", 6, vp), starts(vp), noise)
     assert result.steps == 6
     assert result.manifest["orders"] == [1, 2, 3, 3, 2, 1]
-    expected = {"solver": "unipc", "grid": "log-snr", "steps": 6, "nfe": 6, "seed": 11, "final": "t-min", "notes": []}
+    expected = {
+        "solver": "unipc",
+        "grid": "log-snr",
+        "steps": 6,
+        "nfe": 6,
+        "seed": 11,
+        "final": "t-min",
+        "notes": [],
+    }
     assert expected.items() <= result.manifest.items()
     assert result.manifest["options"]["variant"] == "bh2"
 
 
 def test_too_few_steps_reduce_the_order_and_say_so(vp: VP) -> None:
-    result = integrate(exact(mixture), vp, build("deis-tab", {"order": 4}), make_grid("power-t", 2, vp), starts(vp))
+    result = integrate(
+        exact(mixture), vp, build("deis-tab", {"order": 4}), make_grid("power-t", 2, vp), starts(vp)
+    )
     assert result.manifest["orders"] == [1, 2]
     assert result.manifest["notes"] == ["order 4 needs 4 steps: reduced to 2"]
 
@@ -178,7 +188,9 @@ def test_float32_states_stay_float32_and_close(name: str, vp: VP) -> None:
     grid = make_grid("karras", 12, vp)
     low = integrate(Predictor(mixture), vp, name, grid, starts(vp).float()).x
     assert low.dtype == torch.float32
-    torch.testing.assert_close(low.double(), integrate(exact(mixture), vp, name, grid, starts(vp)).x, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        low.double(), integrate(exact(mixture), vp, name, grid, starts(vp)).x, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_states_of_any_shape(edm: EDM) -> None:
@@ -202,7 +214,9 @@ def test_states_of_any_shape(edm: EDM) -> None:
         ("dpm-adaptive", {"first": "afs"}, {}, "no step callback"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(name: str, how: dict, grid: dict, message: str, vp: VP) -> None:
+def test_options_that_do_not_go_together_are_refused(
+    name: str, how: dict, grid: dict, message: str, vp: VP
+) -> None:
     noise = Noise(0, range(64), (2,))
     with pytest.raises(UserError, match=message):
         integrate(exact(mixture), vp, name, make_grid("log-snr", 4, vp, **grid), starts(vp), noise, **how)

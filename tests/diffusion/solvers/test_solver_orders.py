@@ -25,8 +25,24 @@ TABLE = [
     ("ddim", {}, 4, "5.3e-1 2.7e-1 1.4e-1 7.0e-2", "3.4e-1 1.7e-1 8.7e-2 4.4e-2", 1, None),
     ("dpm-1", {}, 4, "5.3e-1 2.7e-1 1.4e-1 7.0e-2", "3.4e-1 1.7e-1 8.7e-2 4.4e-2", 1, None),
     ("edm", {}, 8, "1.6 2.6e-1 5.0e-2 1.1e-2", "8.2e-1 1.0e-1 2.1e-2 4.7e-3", 2, None),
-    ("deis-rhork", {"tableau": "kutta3"}, 12, "1.6e-1 2.5e-2 3.1e-3 3.9e-4", "8.0e-2 3.4e-3 8.1e-4 1.2e-4", 3, None),
-    ("deis-rhork", {"tableau": "rk4"}, 16, "2.5e-1 1.8e-2 1.1e-3 6.2e-5", "1.4e-1 7.0e-3 4.1e-4 2.4e-5", 4, None),
+    (
+        "deis-rhork",
+        {"tableau": "kutta3"},
+        12,
+        "1.6e-1 2.5e-2 3.1e-3 3.9e-4",
+        "8.0e-2 3.4e-3 8.1e-4 1.2e-4",
+        3,
+        None,
+    ),
+    (
+        "deis-rhork",
+        {"tableau": "rk4"},
+        16,
+        "2.5e-1 1.8e-2 1.1e-3 6.2e-5",
+        "1.4e-1 7.0e-3 4.1e-4 2.4e-5",
+        4,
+        None,
+    ),
     ("dpm-2", {}, 8, "6.8e-1 1.2e-1 2.4e-2 5.4e-3", "2.5e-1 4.4e-2 1.0e-2 2.4e-3", 2, None),
     ("dpm-3", {}, 12, "1.6e-1 2.0e-2 9.3e-4 1.1e-4", "3.5e-2 2.6e-3 2.6e-4 3.9e-5", 3, None),
     ("dpmpp-2s", {}, 8, "2.0e-1 6.9e-2 2.0e-2 5.6e-3", "1.1e-1 3.3e-2 8.8e-3 2.3e-3", 2, None),
@@ -43,12 +59,28 @@ TABLE = [
     ("deis-logrho", {"order": 3}, 4, "2.7e-1 4.6e-2 1.1e-2 2.4e-3", "1.0e-1 4.2e-2 8.9e-3 1.4e-3", 2, 3),
     ("ipndm", {"order": 2}, 4, "2.8e-1 7.3e-2 2.4e-2 7.0e-3", "9.8e-2 2.9e-2 8.9e-3 2.6e-3", 2, None),
     ("ipndm", {"order": 4}, 4, "1.9e-1 5.2e-2 1.2e-2 3.2e-3", "1.2e-1 1.8e-2 5.2e-3 1.4e-3", 2, None),
-    ("pndm", {"start": "s", "order": 2}, 5, "2.9e-1 7.3e-2 2.4e-2 7.0e-3", "1.2e-1 2.9e-2 8.8e-3 2.6e-3", 2, None),
+    (
+        "pndm",
+        {"start": "s", "order": 2},
+        5,
+        "2.9e-1 7.3e-2 2.4e-2 7.0e-3",
+        "1.2e-1 2.9e-2 8.8e-3 2.6e-3",
+        2,
+        None,
+    ),
     ("pndm", {"start": "f"}, 13, "1.0 5.6e-2 1.2e-2 3.2e-3", "8.1e-1 3.8e-2 5.8e-3 1.4e-3", 2, None),
     ("unipc", {"order": 1, **KEEP}, 4, "5.1e-1 2.0e-1 6.1e-2 1.7e-2", "2.9e-1 9.4e-2 2.7e-2 7.3e-3", 2, None),
     ("unipc", {"order": 2, **KEEP}, 4, "2.2e-1 9.6e-2 1.3e-2 2.0e-3", "3.1e-1 1.2e-1 2.0e-2 2.4e-3", 3, 3),
     ("unipc", {"order": 3, **KEEP}, 4, "7.4e-1 5.9e-2 9.3e-3 1.1e-3", "8.3e-1 6.2e-1 4.6e-2 2.3e-3", 3.34, 4),
-    ("unipc", {"order": 3, **LOW}, 4, "3.0e-1 2.2e-1 1.3e-2 1.1e-3", "1.6e-1 1.1e-1 2.0e-2 6.0e-4", 2.1, None),
+    (
+        "unipc",
+        {"order": 3, **LOW},
+        4,
+        "3.0e-1 2.2e-1 1.3e-2 1.1e-3",
+        "1.6e-1 1.1e-1 2.0e-2 6.0e-4",
+        2.1,
+        None,
+    ),
     ("plms-hb", {"order": 1}, 4, "6.6e-1 3.8e-1 2.0e-1 1.0e-1", "4.6e-1 2.5e-1 1.3e-1 6.5e-2", 1, None),
     ("plms-hb", {"order": 2}, 4, "4.2e-1 1.8e-1 8.2e-2 3.8e-2", "2.2e-1 1.0e-1 4.8e-2 2.3e-2", 1, None),
     ("ghvb", {"order": 1.8}, 4, "3.2e-1 9.5e-2 3.1e-2 9.3e-3", "1.3e-1 4.0e-2 1.2e-2 3.5e-3", 2, None),
@@ -63,7 +95,10 @@ def runge_kutta(x: Tensor, high: float, low: float, nodes: int, refine: int) -> 
     h = float(torch.tensor(high / low, dtype=torch.float64).log()) / (nodes * refine)
 
     def slope(y: Tensor, lam: float) -> Tensor:
-        return mixture(y, torch.full((len(y),), high, dtype=torch.float64) * torch.tensor(-lam).double().exp()) - y
+        return (
+            mixture(y, torch.full((len(y),), high, dtype=torch.float64) * torch.tensor(-lam).double().exp())
+            - y
+        )
 
     states = [x]
     for n in range(nodes * refine):
@@ -104,8 +139,13 @@ def test_errors_and_calls_match_the_table(row: tuple) -> None:
     alpha = vp.alpha(torch.tensor(vp.t_min, dtype=torch.float64))
     for grid, column in zip(("log-snr", "power-t"), columns):
         for steps, want in zip((4, 8, 16, 32), column.split()):
-            result = integrate(exact(mixture), vp, build(name, options), make_grid(grid, steps, vp), starts(vp))
-            assert rmse(result.x * alpha, whole_range()) == pytest.approx(float(want), rel=0.052), (grid, steps)
+            result = integrate(
+                exact(mixture), vp, build(name, options), make_grid(grid, steps, vp), starts(vp)
+            )
+            assert rmse(result.x * alpha, whole_range()) == pytest.approx(float(want), rel=0.052), (
+                grid,
+                steps,
+            )
             if steps == 4:
                 assert result.nfe == calls
 
@@ -146,9 +186,11 @@ def test_order_with_an_exact_history(row: tuple) -> None:
         plan, predict, begin = solver.prepare(grid, vp), exact(mixture), 3
         nodes = [flow[i * 128 // steps] for i in range(begin + 1)]
         x0 = [predict(x, s) for x, s in zip(nodes, grid.sigma.tolist())]
-        past = x0 if name.startswith(("dpmpp", "unipc")) else [
-            (x - d) / s for x, d, s in zip(nodes, x0, grid.sigma.tolist())
-        ]
+        past = (
+            x0
+            if name.startswith(("dpmpp", "unipc"))
+            else [(x - d) / s for x, d, s in zip(nodes, x0, grid.sigma.tolist())]
+        )
         history = tuple(past[:begin][::-1])
         state = State(nodes[begin], (nodes[begin - 1], *history) if name == "unipc" else history)
         for i in range(begin, steps):
@@ -157,7 +199,9 @@ def test_order_with_an_exact_history(row: tuple) -> None:
     assert abs(order_of(error) - order) <= 0.2
 
 
-@pytest.mark.parametrize("tableau", ["midpoint2", "heun2", "kutta3", "heun3", "ralston3", "ssprk3", "vdh3", "rk4"])
+@pytest.mark.parametrize(
+    "tableau", ["midpoint2", "heun2", "kutta3", "heun3", "ralston3", "ssprk3", "vdh3", "rk4"]
+)
 def test_runge_kutta_tableaux_have_their_order(tableau: str) -> None:
     vp, flow = smooth_range()
     solver = build("deis-rhork", {"tableau": tableau})

@@ -19,6 +19,7 @@ from gentool.diffusion.solvers.multistep import Lagrange
 from gentool.diffusion.solvers.singlestep import DpmFast
 
 pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*"),
     pytest.mark.golden,
     pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is a test-only dependency"),
 ]
@@ -116,26 +117,44 @@ def test_ddim(spacing: str, to_one: bool, ddpm: Ddpm) -> None:
 @pytest.mark.parametrize("final", ["zero", "sigma_min"])
 @pytest.mark.parametrize(("order", "name"), [(1, "ddim"), (2, "dpmpp-2m"), (3, "dpmpp-3m")])
 def test_dpmpp_multistep(order: int, name: str, final: str, ddpm: Ddpm) -> None:
-    made = scheduler("DPMSolverMultistepScheduler", solver_order=order, final_sigmas_type=final, timestep_spacing="linspace")
+    made = scheduler(
+        "DPMSolverMultistepScheduler",
+        solver_order=order,
+        final_sigmas_type=final,
+        timestep_spacing="linspace",
+    )
     compare(made, build(name), ddpm, 5e-6)
 
 
 def test_the_released_third_order_is_not_the_exact_one(ddpm: Ddpm) -> None:
     """Every released code halves the quadratic term: the exact rule differs by 6e-3, so parity is a choice."""
-    made = scheduler("DPMSolverMultistepScheduler", solver_order=3, final_sigmas_type="sigma_min", timestep_spacing="linspace")
+    made = scheduler(
+        "DPMSolverMultistepScheduler",
+        solver_order=3,
+        final_sigmas_type="sigma_min",
+        timestep_spacing="linspace",
+    )
     with pytest.raises(AssertionError):
         compare(made, build("dpmpp-3m-exact"), ddpm, 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["midpoint", "heun"])
 def test_dpmpp_2m_kinds(kind: str, ddpm: Ddpm) -> None:
-    made = scheduler("DPMSolverMultistepScheduler", solver_type=kind, final_sigmas_type="sigma_min", timestep_spacing="linspace")
+    made = scheduler(
+        "DPMSolverMultistepScheduler",
+        solver_type=kind,
+        final_sigmas_type="sigma_min",
+        timestep_spacing="linspace",
+    )
     compare(made, build("dpmpp-2m", {"kind": kind}), ddpm, 5e-6)
 
 
 def test_dpm_2m(ddpm: Ddpm) -> None:
     made = scheduler(
-        "DPMSolverMultistepScheduler", algorithm_type="dpmsolver", final_sigmas_type="sigma_min", timestep_spacing="linspace"
+        "DPMSolverMultistepScheduler",
+        algorithm_type="dpmsolver",
+        final_sigmas_type="sigma_min",
+        timestep_spacing="linspace",
     )
     compare(made, build("dpm-2m"), ddpm, 5e-6)
 
@@ -160,9 +179,10 @@ def test_deis_in_log_rho(order: int, ddpm: Ddpm) -> None:
     compare(made, Lagrange(variable="lam", order=order, final_order="lower"), ddpm, 2e-5)
 
 
-@pytest.mark.parametrize("order", [2])
-def test_dpmpp_singlestep_between_grid_points(order: int, ddpm: Ddpm) -> None:
-    made = scheduler("DPMSolverSinglestepScheduler", solver_order=order, final_sigmas_type="sigma_min", lower_order_final=False)
+def test_dpmpp_singlestep_between_grid_points(ddpm: Ddpm) -> None:
+    made = scheduler(
+        "DPMSolverSinglestepScheduler", solver_order=2, final_sigmas_type="sigma_min", lower_order_final=False
+    )
     compare(made, DpmFast(order=2, prediction="x0"), ddpm, 1e-5)
 
 
@@ -170,12 +190,24 @@ def test_dpmpp_singlestep_between_grid_points(order: int, ddpm: Ddpm) -> None:
     ("name", "solver", "options", "tolerance"),
     [
         ("EulerDiscreteScheduler", "ddim", {}, 1e-5),
-        ("LMSDiscreteScheduler", "lms", {"order": 4}, 1e-4),
         ("HeunDiscreteScheduler", "edm", {}, 1e-4),
     ],
 )
-def test_k_diffusion_kind(name: str, solver: str, options: dict[str, Any], tolerance: float, ddpm: Ddpm) -> None:
+def test_k_diffusion_kind(
+    name: str, solver: str, options: dict[str, Any], tolerance: float, ddpm: Ddpm
+) -> None:
     compare(scheduler(name), build(solver, options), ddpm, tolerance, canonical=True)
+
+
+def test_lms_up_to_its_last_step(ddpm: Ddpm) -> None:
+    """Here the step to sigma = 0 is x = x0, as for every solver; LMS there extrapolates at full order."""
+    made = scheduler("LMSDiscreteScheduler")
+    made.timesteps = made.timesteps[:-1]
+    grid = grid_of(made, ddpm)
+    x = start() * float(grid.sigma[0])
+    want, _ = theirs(made, Model(ddpm), x)
+    got, _ = ours(build("lms", {"order": 4}), Grid("scheduler", grid.t[:-1], grid.sigma[:-1]), ddpm, x)
+    torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("skip", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from gentool.runs.atomic import atomic_write
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes atomically; `metadata` values are strings (the format's rule)."""
     with atomic_write(path) as scratch:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch, dict(metadata))
+        # One key: safetensors writes several in no fixed order, and equal runs should give equal files.
+        header = {"gentool": json.dumps(dict(metadata), sort_keys=True)}
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch, header)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -28,8 +31,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            metadata = json.loads((file.metadata() or {}).get("gentool", "{}"))
+            return {k: file.get_tensor(k) for k in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
         raise CorruptError(f"not a whole safetensors file: {error}", str(path)) from None
 
 

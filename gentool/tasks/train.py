@@ -107,7 +107,8 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
         module.prepare_training()
     else:
         snapshot.restore_weights(module, state)
-        say(f"going on from step {module.step} of {config.max_steps}")
+        done = module.step >= config.max_steps
+        say(f"{'complete at' if done else 'going on from'} step {module.step} of {config.max_steps}")
     rank_zero = rank_zero_only.rank in (0, None)
     provenance = {
         **describe_machine(),
@@ -124,7 +125,7 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
     flag = StopFlag()
 
     def save(trainer: Trainer, trained: GenModule) -> None:
-        taken = snapshot.take(trainer, trained)
+        taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
             save_model(run, trained, resolved)
@@ -137,6 +138,8 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
         on_step=on_step,
         restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
     )
+    if state is not None:
+        step_end.load_state(state["log"])
     if module.step < config.max_steps:
         fit(module, recipe, dataset, step_end, flag, say)
     seconds = time.perf_counter() - started

@@ -67,7 +67,7 @@ class StepEnd(Callback):
         module.end_step(len(batch[0]) * trainer.world_size * config.accumulate)
         step, last = module.step, module.step >= config.max_steps
         stopping = self.stop.agreed(trainer)
-        log_now = step % config.log_every == 0 or last or stopping
+        log_now = step % config.log_every == 0 or last
         save_now = step % config.checkpoint_every == 0 or last or stopping
         # On a CPU looking at the loss is free; on a GPU it would stop the queue, so it waits for the log.
         if log_now or save_now or module.device.type == "cpu":
@@ -115,7 +115,9 @@ class StepEnd(Callback):
         if trainer.is_global_zero and self.log_rows is not None:
             self.log_rows.write(self._metrics)
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The newest row."""
-        return self._metrics
+    def state(self) -> dict[str, float]:
+        """The running mean since the last row, so that a resumed run writes the rows of an uninterrupted one."""
+        return {"sum": self._sum, "seen": self._seen}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        self._sum, self._seen = float(state["sum"]), int(state["seen"])

@@ -1,0 +1,41 @@
+"""A tiny run that trains in seconds, through the command line, for tests of what surrounds training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TINY = (
+    "quickstart",
+    "trainer.max_steps=60",
+    "trainer.checkpoint_every=10",
+    "trainer.log_every=5",
+    "data.batch_size=32",
+    "model.network.width=32",
+    "model.network.blocks=2",
+    "model.network.dropout=0.1",
+    "optimizer.warmup=5",
+    "sample.count=20",
+)
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+
+
+def gentool(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end; the caller judges the exit code."""
+    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=240)
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "gentool", *map(str, arguments)]

@@ -62,7 +62,9 @@ def test_after_a_half_life_of_images_the_start_weighs_one_half() -> None:
 
 def test_half_life_ramps_up_with_the_images_seen() -> None:
     ema = Ema(Model(), schema.Ema(rule="half-life", half_life=500_000.0, ramp_up=0.05))
-    ema.seen = 10_000
+    for step in range(1, 5):
+        ema.update(Model(), step, 2500)
+    assert ema.seen == 10_000
     assert ema.beta(5, 250) == pytest.approx(0.5 ** (250 / 500))
     ema.seen = 10**8
     assert ema.beta(5, 250) == pytest.approx(0.5 ** (250 / 500_000))

@@ -89,6 +89,7 @@ def test_vp_golden() -> None:
     golden = f64(0.00100050, 0.0104860, 0.340177, 3.412918, 152.167)
     torch.testing.assert_close(vp.sigma(t), golden, rtol=5e-6, atol=0)
     torch.testing.assert_close(vp.t_of_sigma(vp.sigma(t)), t, rtol=1e-10, atol=0)
+    assert (vp.train_sigma_min, vp.sigma_min) == pytest.approx((0.00100050, 0.0104860), rel=5e-6)
     # genie.md 8: alpha, std, sigma, dt/dsigma
     t = f64(0.001, 0.1, 0.25, 0.5, 0.75, 1)
     table = [
@@ -113,8 +114,8 @@ def test_ddpm_golden_and_close_to_vp() -> None:
     levels = (f64(0, 499, 999) + 1) / 1000
     torch.testing.assert_close(ddpm.alpha(levels) ** 2, f64(0.9999, 0.0785872, 4.03583e-5), rtol=2e-6, atol=0)
     assert ddpm.sigma_max == pytest.approx(157.407, rel=3e-6)
-    t = torch.arange(50, 1001, dtype=torch.float64) / 1000
-    assert (ddpm.alpha(t) - Vp().alpha(t)).abs().max() < 4e-3
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    assert (ddpm.alpha(t) - Vp().alpha(t)).abs().max() < 1.2e-3
 
 
 def test_ddpm_levels_are_exact_at_every_level() -> None:
@@ -123,6 +124,18 @@ def test_ddpm_levels_are_exact_at_every_level() -> None:
     t = (torch.arange(1000, dtype=torch.float64) + 1) / 1000
     torch.testing.assert_close(ddpm.alpha(t) ** 2, bars, rtol=1e-12, atol=0)
     torch.testing.assert_close(ddpm.t_of_sigma((1 / bars - 1).sqrt()), t, rtol=1e-9, atol=0)
+
+
+def test_ddpm_slopes_at_a_level_are_those_of_the_segment_that_starts_there() -> None:
+    ddpm = Ddpm(levels=49)  # 49 (1/49) < 1 in floating point
+    t = (torch.arange(48, dtype=torch.float64) + 1) / 49
+    slopes = 0.5 * torch.log1p(-torch.linspace(1e-4, 0.02, 49, dtype=torch.float64))[1:] * 49
+    torch.testing.assert_close(ddpm.dlog_alpha(t), slopes, rtol=1e-9, atol=0)
+
+
+def test_discrete_cosine_clips_its_last_beta() -> None:
+    last, before = Ddpm(betas="cosine").alpha(f64(1.0, 0.999)) ** 2
+    assert (1 - last / before).item() == pytest.approx(0.999, rel=1e-9)
 
 
 def test_cosine_is_the_limit_of_its_discrete_form() -> None:

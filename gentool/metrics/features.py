@@ -15,6 +15,7 @@ from gentool.metrics.catalog import EXTRACTORS
 from gentool.metrics.images import Images
 from gentool.registry import resolve
 
+
 @dataclass(frozen=True)
 class Workshop:
     """What extractors are made with.
@@ -50,7 +51,7 @@ class Extractor(Protocol):
     note: str
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
-        """Features (B, d) of uint8 x (B, C, H, W), and logits (B, K) when `classify` and the extractor has them."""
+        """Features (B, d) of uint8 x (B, C, H, W); when `classify`, logits (B, K) too if it has them."""
 
 
 def make_extractor(name: str, reference: Images, workshop: Workshop) -> Extractor:
@@ -63,7 +64,7 @@ def make_extractor(name: str, reference: Images, workshop: Workshop) -> Extracto
 
 
 class Pixels:
-    """Pixels in [-1, 1], averaged over cells down to 32 x 32 at most, so that a covariance stays affordable."""
+    """Pixels in [-1, 1], averaged down to 32 x 32 at most so that a covariance stays affordable."""
 
     name = "pixels"
     side = 32
@@ -74,8 +75,9 @@ class Pixels:
         self._size = (min(height, self.side), min(width, self.side))
         self.device = workshop.device
         self.dim = channels * self._size[0] * self._size[1]
-        shrink = "" if self._size == (height, width) else f", averaged down to {self._size[0]}x{self._size[1]}"
-        self.preprocessing = f"x / 127.5 - 1{shrink}"
+        self.preprocessing = "x / 127.5 - 1"
+        if self._size != (height, width):
+            self.preprocessing += f", averaged down to {self._size[0]}x{self._size[1]}"
         self.identity = f"pixels-1 {channels}x{self._size[0]}x{self._size[1]}"
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, None]:

@@ -1,6 +1,6 @@
 """What the judges judge: sets of uint8 images that can be walked more than once.
 
-A set is walked in blocks and in order, so that memory does not grow with it and figures do not depend on chance.
+A set is walked in blocks and in order: memory does not grow with it, and figures do not depend on chance.
 """
 
 from __future__ import annotations
@@ -55,7 +55,12 @@ class ImageArray:
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray | None = None, *, name: str = "samples", classes: int | None = None
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        name: str = "samples",
+        classes: int | None = None,
     ) -> None:
         if images.dtype != np.uint8:
             raise UserError(
@@ -65,7 +70,9 @@ class ImageArray:
             )
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise UserError(f"shape {images.shape}, expected (N, H, W, C) with C = 1 or 3 and N > 0", name)
-        if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+        if labels is not None and (
+            labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)
+        ):
             raise UserError(
                 f"labels are {labels.dtype} of shape {labels.shape}, expected {len(images)} integers", name
             )
@@ -80,7 +87,9 @@ class ImageArray:
         if labels is None:
             self.classes = None
         elif int(labels.max()) >= (self.classes or 0):
-            raise UserError(f"label {int(labels.max())}, but there are {self.classes} classes (0 the first)", name)
+            raise UserError(
+                f"label {int(labels.max())}, but there are {self.classes} classes (0 the first)", name
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -160,7 +169,7 @@ def check_comparable(samples: Images, other: Images) -> None:
     """
     if samples.shape != other.shape:
         raise UserError(
-            f"are {kind(samples)}, but {other.name} is {kind(other)}: figures between them would mean nothing; "
+            f"are {kind(samples)}, but {other.name} is {kind(other)}: figures between them mean nothing; "
             "judge against the data set the model was trained on, read the same way",
             samples.name,
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentool.data import to_model
 from gentool.errors import UserError
 from gentool.metrics.cache import digest_of
 from gentool.metrics.features import Workshop
@@ -30,11 +31,6 @@ def build(shape: tuple[int, int, int], classes: int) -> Classifier:
     """The untrained network: 16 to 128 channels over four levels, fewer for images under 8 x 8."""
     levels = min(len(MULT), min(shape[1:]).bit_length())
     return Classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape[0], classes)
-
-
-def to_float(x: Tensor) -> Tensor:
-    """uint8 to floats in [-1, 1]."""
-    return x.float() / 127.5 - 1
 
 
 def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,7 +62,7 @@ def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) ->
         if len(order) < size:
             order = torch.randperm(len(pixels), generator=generator)
         rows, order = order[:size], order[size:]
-        x = _shifted(to_float(pixels[rows]).to(device), generator)
+        x = _shifted(to_model(pixels[rows]).to(device), generator)
         loss = F.cross_entropy(model(x), labels[rows].to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -88,7 +84,7 @@ class Judge:
     @torch.inference_mode()
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes)."""
-        features = self.model.features(to_float(x.to(self.device)))
+        features = self.model.features(to_model(x.to(self.device)))
         return features, self.model.output(features)
 
 

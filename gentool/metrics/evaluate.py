@@ -125,17 +125,18 @@ def _check(samples: Images, reference: Images, held_out: Images | None, chosen: 
     check_comparable(samples, reference)
     if held_out is not None:
         check_comparable(held_out, reference)
-        if held_out.fingerprint == reference.fingerprint:
-            raise UserError("is the reference itself: held-out images must be others", held_out.name)
     for info in chosen:
-        if "held-out" in info.needs and held_out is None:
-            raise UserError(
-                f"{info.name} needs held-out images (a test split) that the model never saw; there are none"
-            )
-        if {"held-out", "labels"} <= info.needs and held_out is not None and held_out.classes is None:
-            raise UserError(
-                f"{info.name} needs labelled held-out images, but they have no labels", held_out.name
-            )
+        if "held-out" in info.needs:
+            if held_out is None:
+                raise UserError(
+                    f"{info.name} needs held-out images (a test split) that the model never saw; there are none"
+                )
+            if held_out.fingerprint == reference.fingerprint:
+                raise UserError("is the reference itself: held-out images must be others", held_out.name)
+            if "labels" in info.needs and held_out.classes is None:
+                raise UserError(
+                    f"{info.name} needs labels of the held-out images; there are none", held_out.name
+                )
         if "labels" in info.needs:
             if samples.classes is None:
                 raise UserError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentool.data import to_model
 from gentool.metrics.cache import Cache
 from gentool.metrics.catalog import EXTRACTORS
 from gentool.metrics.images import Images
@@ -81,4 +82,4 @@ class Pixels:
         self.identity = f"pixels-1 {channels}x{self._size[0]}x{self._size[1]}"
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, None]:
-        return F.adaptive_avg_pool2d(x.to(self.device).float() / 127.5 - 1, self._size).flatten(1), None
+        return F.adaptive_avg_pool2d(to_model(x.to(self.device)), self._size).flatten(1), None

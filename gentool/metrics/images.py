@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gentool.data import DataSet
 from gentool.errors import UserError
 
 BATCH = 256
@@ -33,7 +35,9 @@ class Images(Protocol):
     name: str
     shape: tuple[int, int, int]
     classes: int | None
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -91,7 +95,7 @@ class ImageArray:
                 f"label {int(labels.max())}, but there are {self.classes} classes (0 the first)", name
             )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of shape, pixels and labels."""
         digest = hashlib.sha256(repr(self._images.shape).encode())
@@ -111,29 +115,32 @@ class ImageArray:
 
 
 class ImageSet:
-    """A split of a data set (`data.DataSet`: map-style, `.spec`, `.fingerprint`) as `Images`.
+    """A split of a data set as `Images`.
 
     Raises:
         UserError: the data set does not hold images.
     """
 
-    def __init__(self, data: Any, name: str) -> None:
+    def __init__(self, data: DataSet, name: str) -> None:
         if data.spec.kind != "image":
             raise UserError(f"these metrics judge images; the data set holds {data.spec.kind}", name)
         self.name = name
-        self.shape = tuple(data.spec.shape)
+        channels, height, width = data.spec.shape
+        self.shape = (channels, height, width)
         self.classes = data.spec.classes or None
-        self.fingerprint = data.fingerprint
         self._data = data
+
+    @property
+    def fingerprint(self) -> str:
+        return self._data.fingerprint
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self), BATCH):
-            pairs = [self._data[i] for i in range(start, min(start + BATCH, len(self)))]
-            x = torch.stack([x for x, _ in pairs])
-            yield x, None if self.classes is None else torch.tensor([int(label) for _, label in pairs])
+            batch = self._data.take(range(start, min(start + BATCH, len(self))))
+            yield batch.x, None if self.classes is None else batch.label
 
 
 def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:

@@ -193,8 +193,8 @@ def test_refusals_name_the_fault(digits: tuple, train: ImageArray, test: ImageAr
         ["fid"],
     )
     refused("expected 897 of uint8", Broken(images), ["fid"])
-    refused("is the reference itself", test, ["fid"], held_out=train)
-    refused("cas needs labelled held-out", test, ["cas"], held_out=plain)
+    refused("is the reference itself", test, ["memorisation"], held_out=train)
+    refused("cas needs labels of the held-out images", test, ["cas"], held_out=plain)
     refused("inception needs", plain, ["fid"], "inception")
     unlabelled = ImageArray(images, name="bare")
     with pytest.raises(UserError, match="bare: has no labels to train the extractor"):

@@ -1,7 +1,7 @@
 """What is worth keeping between evaluations: trained classifiers and the features of reference sets.
 
-A file is named by a hash of everything its content depends on, and carries that key and a digest of its tensors: a
-file of other data, or with a flipped bit, is never taken for the right one.
+A file is named by a hash of everything its content depends on, and carries that key and a digest of its
+tensors: a file of other data, or with a flipped bit, is never taken for the right one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Cache:
         return self.folder / f"{key['kind']}-{name}.safetensors"
 
     def load(self, key: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved under `key`; None when there is nothing. A damaged file is as good as none, with a warning."""
+        """What was saved under `key`, or None; a damaged file is as good as none, with a warning."""
         if self.folder is None or not (path := self._path(key)).is_file():
             return None
         try:

@@ -9,7 +9,7 @@ from gentool.metrics.images import LIMIT
 
 
 def cas(evidence: Evidence) -> Judgement:
-    """`cas` in [0, 1]: how good samples are as training data; the network and its recipe are the judges' own."""
+    """`cas` in [0, 1]: how good samples are as training data for the judges' own network and recipe."""
     assert evidence.held_out is not None
     classifier = evidence.train_classifier(evidence.samples.images)
     right = total = 0

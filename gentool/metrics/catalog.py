@@ -1,7 +1,7 @@
 """What can be judged and by which eyes: metrics and feature extractors by name, without importing torch.
 
-A new metric is one file with a function `(Evidence) -> Judgement` and one `MetricInfo` here; a third party adds an
-entry point of the group `gentool.metrics` whose value names a `MetricInfo`.
+A new metric is one file with a function `(Evidence) -> Judgement` and one `MetricInfo` here; a third party
+adds an entry point of the group `gentool.metrics` whose value names a `MetricInfo`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from gentool.errors import UserError
 from gentool.registry import Registry
 
 Need = Literal["moments", "features", "probabilities", "classes", "labels", "held-out"]
-"""What a metric reads: `moments` (mean and covariance of features), `features` (all of them), `probabilities` (of an
-extractor that classifies), `classes` (those are the reference's own classes), `labels` (the samples carry labels),
-`held-out` (real images that the model never saw)."""
+"""What a metric reads: `moments` (mean and covariance of features), `features` (all of them), `probabilities`
+(of an extractor that classifies), `classes` (those are the reference's own classes), `labels` (the samples
+carry labels), `held-out` (real images that the model never saw)."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ INCEPTION = ExtractorInfo(
 )
 
 
-
-def _entries(kind: type) -> dict[str, str]:
+def _entries(kind: type[MetricInfo] | type[ExtractorInfo]) -> dict[str, str]:
     """The constants above by their public name, in order, as the registry wants them."""
     return {value.name: f"{__name__}:{key}" for key, value in globals().items() if isinstance(value, kind)}
 
@@ -149,7 +148,7 @@ def plan(metrics: Iterable[str], extractor: str) -> list[MetricInfo]:
         if missing := info.needs - gives - {"labels", "held-out"}:
             able = [name for name in EXTRACTORS if missing <= EXTRACTORS.get(name).gives]
             raise UserError(
-                f"{info.name} needs {' and '.join(sorted(missing))}, which the extractor {extractor!r} does not give; "
-                f"use {' or '.join(able)}"
+                f"{info.name} needs {' and '.join(sorted(missing))}, which the extractor {extractor!r} "
+                f"does not give; use {' or '.join(able)}"
             )
     return chosen

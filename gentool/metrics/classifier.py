@@ -1,6 +1,7 @@
 """The judges' own classifier: one network and one recipe for every data set, so that figures can be compared.
 
-It serves as feature extractor (`classifier`, trained on the reference) and as the learner of `cas` (trained on samples).
+It serves as feature extractor (`classifier`, trained on the reference) and as the learner of `cas` (trained
+on samples).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentool.data import to_model
 from gentool.errors import UserError
 from gentool.metrics.cache import digest_of
 from gentool.metrics.features import Workshop
@@ -26,18 +28,13 @@ HELD_OUT = 10
 
 
 def build(shape: tuple[int, int, int], classes: int) -> Classifier:
-    """The untrained network: 16 to 128 channels over four levels (fewer for images under 8 x 8), 128 features."""
+    """The untrained network: 16 to 128 channels over four levels, fewer for images under 8 x 8."""
     levels = min(len(MULT), min(shape[1:]).bit_length())
     return Classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape[0], classes)
 
 
-def to_float(x: Tensor) -> Tensor:
-    """uint8 to floats in [-1, 1]."""
-    return x.float() / 127.5 - 1
-
-
 def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch moved by up to a twelfth of its size either way: the one augmentation that keeps every label."""
+    """The batch moved by up to a twelfth of its size: the one augmentation that keeps every label."""
     reach = max(1, round(x.shape[-1] / 12))
     up, left = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
     padded = F.pad(x, (reach,) * 4, mode="replicate")
@@ -47,8 +44,8 @@ def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
 def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) -> Classifier:
     """The network trained on uint8 pixels (N, C, H, W) and labels (N,), in eval mode.
 
-    AdamW on one cosine cycle, 20 epochs but from 300 to 1200 steps of 128, random shifts; the same data give the same
-    weights on the same kind of machine.
+    AdamW on one cosine cycle, 20 epochs but from 300 to 1200 steps of 128, random shifts; the same data give
+    the same weights on the same kind of machine.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
@@ -65,7 +62,7 @@ def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) ->
         if len(order) < size:
             order = torch.randperm(len(pixels), generator=generator)
         rows, order = order[:size], order[size:]
-        x = _shifted(to_float(pixels[rows]).to(device), generator)
+        x = _shifted(to_model(pixels[rows]).to(device), generator)
         loss = F.cross_entropy(model(x), labels[rows].to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -87,7 +84,7 @@ class Judge:
     @torch.inference_mode()
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes)."""
-        features = self.model.features(to_float(x.to(self.device)))
+        features = self.model.features(to_model(x.to(self.device)))
         return features, self.model.output(features)
 
 
@@ -127,9 +124,13 @@ def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExt
         UserError: the reference has no labels, or too few images to train on.
     """
     if reference.classes is None:
-        raise UserError("has no labels to train the extractor 'classifier' on; use pixels or inception", reference.name)
+        raise UserError(
+            "has no labels to train the extractor 'classifier' on; use pixels or inception", reference.name
+        )
     if len(reference) < 2 * HELD_OUT:
-        raise UserError(f"has {len(reference)} images, too few to train a classifier on; use pixels", reference.name)
+        raise UserError(
+            f"has {len(reference)} images, too few to train a classifier on; use pixels", reference.name
+        )
     key = {"kind": "classifier", "data": reference.fingerprint, "count": len(reference), "version": VERSION}
     if (hit := workshop.cache.load(key)) is not None:
         model = build(reference.shape, reference.classes)

@@ -76,15 +76,16 @@ def evaluate(
         metrics: names; each is computed once.
         extractor: `classifier`, `pixels` or `inception`.
         held_out: real images that the model never saw; `memorisation` and `cas` need them.
-        cache: a folder for trained classifiers and reference features (`cache.default_folder()`); None keeps nothing.
+        cache: a folder for trained classifiers and reference features (`cache.default_folder()`); None keeps
+            nothing.
         device: where networks and distances run.
         inception: the weights of the extractor `inception`; absent: the file that GENTOOL_INCEPTION names.
         seed: fixes random subsets.
         progress: told (set, images done, images in all) after each block.
 
     Raises:
-        UserError: an unknown name; sets that differ in size, channels or range; labels or images that a metric needs
-            and that are not there; features that are not finite.
+        UserError: an unknown name; sets that differ in size, channels or range; labels or images that a
+            metric needs and that are not there; features that are not finite.
     """
     chosen = plan(metrics, extractor)
     _check(samples, reference, held_out, chosen)
@@ -125,20 +126,29 @@ def _check(samples: Images, reference: Images, held_out: Images | None, chosen: 
     if held_out is not None:
         check_comparable(held_out, reference)
     for info in chosen:
-        if "held-out" in info.needs and held_out is None:
-            raise UserError(f"{info.name} needs held-out images (a test split) that the model never saw; there are none")
+        if "held-out" in info.needs:
+            if held_out is None:
+                raise UserError(
+                    f"{info.name} needs held-out images (a test split) that the model never saw; there are none"
+                )
+            if held_out.fingerprint == reference.fingerprint:
+                raise UserError("is the reference itself: held-out images must be others", held_out.name)
+            if "labels" in info.needs and held_out.classes is None:
+                raise UserError(
+                    f"{info.name} needs labels of the held-out images; there are none", held_out.name
+                )
         if "labels" in info.needs:
             if samples.classes is None:
                 raise UserError(
-                    f"{info.name} needs the class each sample was asked to show, but the samples carry no labels; "
-                    "sample with labels, from a conditional model",
+                    f"{info.name} needs the class each sample was asked to show, but the samples carry no "
+                    "labels; sample with labels, from a conditional model",
                     samples.name,
                 )
             if reference.classes is None:
-                raise UserError(f"{info.name} needs a labelled reference, but it has no labels", reference.name)
+                raise UserError(f"{info.name} needs its labels, and it has none", reference.name)
             if samples.classes > reference.classes:
                 raise UserError(
-                    f"have labels up to {samples.classes - 1}, but {reference.name} has {reference.classes} classes",
+                    f"have {samples.classes} classes, but {reference.name} has {reference.classes}",
                     samples.name,
                 )
 
@@ -148,7 +158,7 @@ def _check_levels(samples: FeatureSet, reference: FeatureSet) -> None:
     for dark, full in ((samples, reference), (reference, samples)):
         if dark.levels == (0, 1) and full.levels[1] > 1:
             raise UserError(
-                f"pixels lie in 0..1, those of {full.name} in {full.levels[0]}..{full.levels[1]}: scale them by 255 "
-                "before they become bytes",
+                f"pixels lie in 0..1, those of {full.name} in {full.levels[0]}..{full.levels[1]}: "
+                "scale them by 255 before they become bytes",
                 dark.name,
             )

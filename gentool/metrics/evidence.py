@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gentool.metrics.featureset import FeatureSet
 from gentool.metrics.images import Images
 
-TrainClassifier = Callable[[Images], nn.Module]
-"""Trains the judges' classifier on a labelled set: a module from uint8 (B, C, H, W) to logits (B, classes)."""
+TrainClassifier = Callable[[Images], Callable[[Tensor], Tensor]]
+"""Trains the judges' classifier on a labelled set: from uint8 (B, C, H, W) to logits (B, classes)."""
 
 
 @dataclass(frozen=True)

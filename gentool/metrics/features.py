@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentool.data import to_model
 from gentool.metrics.cache import Cache
 from gentool.metrics.catalog import EXTRACTORS
 from gentool.metrics.images import Images
 from gentool.registry import resolve
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -50,7 +52,7 @@ class Extractor(Protocol):
     note: str
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
-        """Features (B, d) of uint8 x (B, C, H, W), and logits (B, K) when `classify` and the extractor has them."""
+        """Features (B, d) of uint8 x (B, C, H, W); when `classify`, logits (B, K) too if it has them."""
 
 
 def make_extractor(name: str, reference: Images, workshop: Workshop) -> Extractor:
@@ -63,7 +65,7 @@ def make_extractor(name: str, reference: Images, workshop: Workshop) -> Extracto
 
 
 class Pixels:
-    """Pixels in [-1, 1], averaged over cells down to 32 x 32 at most, so that a covariance stays affordable."""
+    """Pixels in [-1, 1], averaged down to 32 x 32 at most so that a covariance stays affordable."""
 
     name = "pixels"
     side = 32
@@ -74,9 +76,10 @@ class Pixels:
         self._size = (min(height, self.side), min(width, self.side))
         self.device = workshop.device
         self.dim = channels * self._size[0] * self._size[1]
-        shrink = "" if self._size == (height, width) else f", averaged down to {self._size[0]}x{self._size[1]}"
-        self.preprocessing = f"x / 127.5 - 1{shrink}"
+        self.preprocessing = "x / 127.5 - 1"
+        if self._size != (height, width):
+            self.preprocessing += f", averaged down to {self._size[0]}x{self._size[1]}"
         self.identity = f"pixels-1 {channels}x{self._size[0]}x{self._size[1]}"
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, None]:
-        return F.adaptive_avg_pool2d(x.to(self.device).float() / 127.5 - 1, self._size).flatten(1), None
+        return F.adaptive_avg_pool2d(to_model(x.to(self.device)), self._size).flatten(1), None

@@ -35,7 +35,9 @@ class FeatureSet:
 
     def _get(self, what: str) -> Any:
         if what not in self.found:
-            raise LookupError(f"{what} of {self.images.name} were not gathered: the metric must name them in its `needs`")
+            raise LookupError(
+                f"{what} of {self.images.name} were not gathered: the metric must name them in its `needs`"
+            )
         return self.found[what]
 
     @property
@@ -72,27 +74,34 @@ def look(
 ) -> FeatureSet:
     """Gathers what `needs` names, in one pass over `images`.
 
-    Moments alone take memory of the order d^2 whatever the number of images; features are kept only when a metric
-    reads them all. With a `cache` both are looked up there first, and kept there.
+    Moments alone take memory of the order d^2 whatever the number of images; features are kept only when a
+    metric reads them all. With a `cache` both are looked up there first, and kept there.
 
     Raises:
         UserError: an image of another shape or type than the set's, or a feature that is NaN or infinite.
     """
     cache = cache or Cache(None)
     classify = not {"probabilities", "classes"}.isdisjoint(needs)
+    data = images.fingerprint if cache.folder else ""
     stored = [what for what in ("moments", "features") if what in needs]
 
     def key(what: str) -> dict[str, Any]:
-        identity = extractor.identity
-        return {"kind": what, "data": images.fingerprint, "count": len(images), "extractor": identity, "format": 1}
+        return {
+            "kind": what,
+            "data": data,
+            "count": len(images),
+            "extractor": extractor.identity,
+            "format": 1,
+        }
 
     if stored and not classify and "labels" not in needs:
         hits = [cache.load(key(what)) for what in stored]
         if None not in hits:
             return _recall(images, [hit for hit in hits if hit is not None], extractor.device)
 
-    moments = Moments(extractor.dim, compute_with_cache=False).to(extractor.device) if "moments" in needs else None
-    features = torch.empty(len(images), extractor.dim, device=extractor.device) if "features" in needs else None
+    dim, device = extractor.dim, extractor.device
+    moments = Moments(dim, compute_with_cache=False).to(device) if "moments" in needs else None
+    features = torch.empty(len(images), dim, device=device) if "features" in needs else None
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     low, high, done = 255, 0, 0
@@ -100,7 +109,8 @@ def look(
         stop = done + len(x)
         if x.dtype != torch.uint8 or tuple(x.shape[1:]) != images.shape or stop > len(images):
             raise UserError(
-                f"image {done} is {x.dtype} {tuple(x.shape[1:])}; expected {len(images)} of uint8 {images.shape}",
+                f"image {done} is {x.dtype} {tuple(x.shape[1:])}; "
+                f"expected {len(images)} of uint8 {images.shape}",
                 images.name,
             )
         low, high = min(low, int(x.min())), max(high, int(x.max()))
@@ -108,7 +118,8 @@ def look(
             seen, said = extractor(x, classify)
             if not seen.isfinite().all():
                 raise UserError(
-                    f"the extractor {extractor.name!r} gave a NaN or infinite feature among images {done} to {stop - 1}",
+                    f"the extractor {extractor.name!r} gave a NaN or infinite feature "
+                    f"among images {done} to {stop - 1}",
                     images.name,
                 )
             if moments is not None:

@@ -1,4 +1,4 @@
-"""Frechet distance of Gaussians fitted to features (FID with Inception features: Heusel et al. 2017, equation 6)."""
+"""Frechet distance of Gaussians fitted to features; FID (Heusel et al. 2017, equation 6) with Inception's."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m_a - m_b|^2 + tr(S_a) + tr(S_b) - 2 tr((S_a S_b)^(1/2)), at least 0.
 
     The eigenvalues of S_a S_b are those of the symmetric L' S_b L with S_a = L L': Cholesky and a symmetric
-    eigenvalue problem cost a fraction of a general square root. Where a covariance is singular to working precision
-    (fewer images than dimensions, dead features), the square root of its round-off would count: the trace is then
-    the nuclear norm of A'B, with S_a = A A' and S_b = B B' cut at their numerical ranks.
+    eigenvalue problem cost a fraction of a general square root. Where a covariance is singular to working
+    precision (fewer images than dimensions, dead features), the square root of its round-off would count: the
+    trace is then the nuclear norm of A'B, with S_a = A A' and S_b = B B' cut at their numerical ranks.
 
     Raises:
         UserError: moments of other sizes, or not finite.
@@ -37,7 +37,7 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
     """tr((a b)^(1/2)) of symmetric positive semidefinite matrices (d, d)."""
     if _cholesky(b) is None or (lower := _cholesky(a)) is None:
         return torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum()
-    # LAPACK's reduction of the generalised problem forms L' b L from one triangle, at a quarter of two products' cost.
+    # LAPACK's reduction of the generalised problem is L' b L at a quarter of the cost of two products.
     reduced, _ = dsygst(b.numpy().T, lower.numpy(), itype=2, lower=1)
     del lower
     return torch.linalg.eigvalsh(torch.from_numpy(reduced), UPLO="L").clamp(min=0).sqrt().sum()
@@ -46,7 +46,8 @@ def _trace_of_root(a: Tensor, b: Tensor) -> Tensor:
 def _cholesky(matrix: Tensor) -> Tensor | None:
     """The lower factor, or None where the matrix is singular to working precision."""
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    return None if failed or lower.diagonal().min() ** 2 <= len(matrix) * EPS * matrix.diagonal().max() else lower
+    noise = len(matrix) * EPS * matrix.diagonal().max()
+    return None if failed or lower.diagonal().min() ** 2 <= noise else lower
 
 
 def _factor(matrix: Tensor) -> Tensor:
@@ -61,10 +62,10 @@ def fid(evidence: Evidence) -> Judgement:
     samples, reference = evidence.samples.moments, evidence.reference.moments
     dim = samples.mean.numel()
     warnings = tuple(
-        f"fid: {moments.count} images in {name} for {dim} feature dimensions: the covariance is rank-deficient and the "
-        "figure biased upwards; compare it only with figures of the same count"
+        f"fid: {moments.n} images in {name} for {dim} feature dimensions: the covariance is rank-deficient "
+        "and the figure biased upwards; compare it only with figures of the same count"
         for name, moments in ((evidence.samples.name, samples), (evidence.reference.name, reference))
-        if moments.count <= dim
+        if moments.n <= dim
     )
     value = frechet_distance(samples, reference)
-    return Judgement({"fid": value}, {"samples": samples.count, "reference": reference.count}, warnings)
+    return Judgement({"fid": value}, {"samples": samples.n, "reference": reference.n}, warnings)

@@ -1,18 +1,20 @@
 """What the judges judge: sets of uint8 images that can be walked more than once.
 
-A set is walked in blocks and in order, so that memory does not grow with it and figures do not depend on chance.
+A set is walked in blocks and in order: memory does not grow with it, and figures do not depend on chance.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gentool.data import DataSet
 from gentool.errors import UserError
 
 BATCH = 256
@@ -33,7 +35,9 @@ class Images(Protocol):
     name: str
     shape: tuple[int, int, int]
     classes: int | None
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -55,7 +59,12 @@ class ImageArray:
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray | None = None, *, name: str = "samples", classes: int | None = None
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        name: str = "samples",
+        classes: int | None = None,
     ) -> None:
         if images.dtype != np.uint8:
             raise UserError(
@@ -65,7 +74,9 @@ class ImageArray:
             )
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise UserError(f"shape {images.shape}, expected (N, H, W, C) with C = 1 or 3 and N > 0", name)
-        if labels is not None and (labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)):
+        if labels is not None and (
+            labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)
+        ):
             raise UserError(
                 f"labels are {labels.dtype} of shape {labels.shape}, expected {len(images)} integers", name
             )
@@ -80,9 +91,11 @@ class ImageArray:
         if labels is None:
             self.classes = None
         elif int(labels.max()) >= (self.classes or 0):
-            raise UserError(f"label {int(labels.max())}, but there are {self.classes} classes (0 the first)", name)
+            raise UserError(
+                f"label {int(labels.max())}, but there are {self.classes} classes (0 the first)", name
+            )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of shape, pixels and labels."""
         digest = hashlib.sha256(repr(self._images.shape).encode())
@@ -102,29 +115,32 @@ class ImageArray:
 
 
 class ImageSet:
-    """A split of a data set (`data.DataSet`: map-style, `.spec`, `.fingerprint`) as `Images`.
+    """A split of a data set as `Images`.
 
     Raises:
         UserError: the data set does not hold images.
     """
 
-    def __init__(self, data: Any, name: str) -> None:
+    def __init__(self, data: DataSet, name: str) -> None:
         if data.spec.kind != "image":
             raise UserError(f"these metrics judge images; the data set holds {data.spec.kind}", name)
         self.name = name
-        self.shape = tuple(data.spec.shape)
+        channels, height, width = data.spec.shape
+        self.shape = (channels, height, width)
         self.classes = data.spec.classes or None
-        self.fingerprint = data.fingerprint
         self._data = data
+
+    @property
+    def fingerprint(self) -> str:
+        return self._data.fingerprint
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self), BATCH):
-            pairs = [self._data[i] for i in range(start, min(start + BATCH, len(self)))]
-            x = torch.stack([x for x, _ in pairs])
-            yield x, None if self.classes is None else torch.tensor([int(label) for _, label in pairs])
+            batch = self._data.take(range(start, min(start + BATCH, len(self))))
+            yield batch.x, None if self.classes is None else batch.label
 
 
 def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
@@ -160,7 +176,7 @@ def check_comparable(samples: Images, other: Images) -> None:
     """
     if samples.shape != other.shape:
         raise UserError(
-            f"are {kind(samples)}, but {other.name} is {kind(other)}: figures between them would mean nothing; "
+            f"are {kind(samples)}, but {other.name} is {kind(other)}: figures between them mean nothing; "
             "judge against the data set the model was trained on, read the same way",
             samples.name,
         )

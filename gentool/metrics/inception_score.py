@@ -20,6 +20,6 @@ def score(logits: Tensor) -> float:
 
 
 def inception_score(evidence: Evidence) -> Judgement:
-    """`inception-score`: sure and varied classes are high; blind to variety within a class and to memorisation."""
+    """`inception-score`: high for sure and varied classes; blind to variety within them and to copies."""
     logits = evidence.samples.logits
     return Judgement({"inception-score": score(logits)}, {"classes": logits.shape[1], "splits": 1})

@@ -25,7 +25,8 @@ def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
 def polynomial_mmd(x: Tensor, y: Tensor) -> float:
     """Unbiased squared MMD of x (n, d) and y (m, d) under k(a, b) = (a.b/d + 1)^3.
 
-    The U-statistic of Gretton et al. (2012, equation 3): it may be negative, and has mean 0 for equal distributions.
+    The U-statistic of Gretton et al. (2012, equation 3): it may be negative, and has mean 0 for equal
+    distributions.
 
     Raises:
         UserError: fewer than two rows on a side.
@@ -41,8 +42,10 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> float:
     return float(within(x) + within(y) - 2 * _kernel_sum(x, y) / (n * m))
 
 
-def kernel_distance(x: Tensor, y: Tensor, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0) -> Tensor:
-    """`polynomial_mmd` of (subsets,) seeded random subsets of `size` rows a side (fewer when there are fewer), float64."""
+def kernel_distance(
+    x: Tensor, y: Tensor, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0
+) -> Tensor:
+    """`polynomial_mmd` of seeded random subsets of at most `size` rows a side: (subsets,) float64."""
     size = min(size, len(x), len(y))
     generator = torch.Generator().manual_seed(seed)
 

@@ -8,7 +8,7 @@ from gentool.metrics.evidence import Evidence, Judgement
 
 
 def label_accuracy(evidence: Evidence) -> Judgement:
-    """`label-accuracy` in [0, 1]: a judge that errs bounds it, see the extractor's own accuracy in the result."""
+    """`label-accuracy` in [0, 1], bounded by the judge's own accuracy (which the result states)."""
     logits, labels = evidence.samples.logits, evidence.samples.labels
     table = multiclass_confusion_matrix(logits, labels, logits.shape[1]).double()  # rows: what was asked for
     asked, shown = table.sum(1), table.diagonal()

@@ -1,4 +1,4 @@
-"""Are samples copies of the training images? Nearest-neighbour distances, with real unseen images as the yardstick."""
+"""Are samples copies of training images? Nearest-neighbour distances, with unseen images as yardstick."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ COPYING_Z = -3.0
 def copying_z(samples: Tensor, held_out: Tensor) -> float:
     """Mann-Whitney z of distances (n,) of samples against those (m,) of held-out images, ties at mid-rank.
 
-    The test statistic of Meehan, Chaudhuri and Dasgupta (2020), over one cell: about N(0, 1) when both are drawn from
-    one distribution, very negative when samples lie closer to the training set than new data would.
+    The test statistic of Meehan, Chaudhuri and Dasgupta (2020), over one cell: about N(0, 1) when both are
+    drawn from one distribution, very negative when samples lie closer to the training set than new data
+    would.
     """
     n, m = len(samples), len(held_out)
     ranks = rankdata(np.concatenate([samples.cpu().numpy(), held_out.cpu().numpy()]))
@@ -30,7 +31,8 @@ def copying_z(samples: Tensor, held_out: Tensor) -> float:
 def memorisation(evidence: Evidence) -> Judgement:
     """`near-copies`, `nearest-ratio` and `copying-z`.
 
-    - near-copies: share of samples nearer to a training image than all but 1 % of held-out images are; 0.01 expected;
+    - near-copies: share of samples nearer to a training image than all but 1 % of held-out images are; 0.01
+      expected;
     - nearest-ratio: median distance of samples to the training set over that of held-out images; 1 expected;
     - copying-z: see `copying_z`; below -3 warns.
     """
@@ -41,7 +43,7 @@ def memorisation(evidence: Evidence) -> Judgement:
     threshold = held_out.quantile(NEAR)
     if (median := float(held_out.median())) == 0:
         raise UserError(
-            "most held-out images are copies of training images: they cannot be the yardstick of memorisation",
+            "most held-out images are copies of training images: they cannot be a yardstick of memorisation",
             evidence.held_out.name,
         )
     z = copying_z(samples, held_out)
@@ -50,11 +52,11 @@ def memorisation(evidence: Evidence) -> Judgement:
         "nearest-ratio": float(samples.median()) / median,
         "copying-z": z,
     }
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if z < COPYING_Z:
         warnings = (
-            f"memorisation: samples lie closer to the training images than unseen images do (z = {z:.1f}); "
-            "look at the nearest pairs before sharing them",
+            "memorisation: samples lie closer to the training images than unseen images do "
+            f"(z = {z:.1f}); look at the nearest pairs before sharing them",
         )
     details = {"near": NEAR, "threshold": float(threshold), "held_out": len(held_out), "train": len(train)}
     return Judgement(values, details, warnings)

@@ -1,4 +1,4 @@
-"""Mean and covariance of a stream of features in float64, in one pass, in memory that does not grow with it."""
+"""Mean and covariance of a stream of features in float64: one pass, memory that does not grow with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gentool.errors import UserError
 
 
 class Gaussian(NamedTuple):
-    """The moments of `count` features: mean (d,) and unbiased covariance (d, d), float64; d = 1 may be 0-d."""
+    """The moments of `n` features: mean (d,) and unbiased covariance (d, d), float64; d = 1 may be 0-d."""
 
-    count: int
+    n: int
     mean: Tensor
     covariance: Tensor
 
@@ -22,8 +22,9 @@ class Gaussian(NamedTuple):
 class Moments(Metric):
     """Streaming mean and covariance by the pairwise update of Chan, Golub and LeVeque (1983).
 
-    Sums of squares around zero lose the covariance of features with a large mean; sums around the running mean do
-    not. The states of several ranks are gathered and merged by the same rule, so that `compute` is right under DDP.
+    Sums of squares around zero lose the covariance of features with a large mean; sums around the running
+    mean do not. The states of several ranks are gathered and merged by the same rule, so that `compute` is
+    right under DDP.
 
     Args:
         dim: features per image, d.
@@ -49,7 +50,7 @@ class Moments(Metric):
         """
         x = features.detach().to(self.mean.device, torch.float64)
         if not x.isfinite().all():
-            raise UserError("the feature extractor gave a NaN or infinite feature; such a set cannot be judged")
+            raise UserError("a feature is NaN or infinite; such a set cannot be judged")
         mean = x.mean(0)
         x = x - mean
         self._add(len(x), mean)
@@ -57,7 +58,7 @@ class Moments(Metric):
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Adds what another `Moments` (or its dict of states) has seen."""
-        theirs = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        theirs: Any = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         if float(theirs["count"]):
             self._add(float(theirs["count"]), theirs["mean"].to(self.mean))
             self.scatter += theirs["scatter"].to(self.scatter)

@@ -81,23 +81,29 @@ def _pair(evidence: Evidence) -> tuple[Tensor, Tensor]:
 def precision_recall(evidence: Evidence, k: int = 3) -> Judgement:
     """Improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2), each in [0, 1].
 
-    Precision is the share of samples inside a k-NN ball of the reference (fidelity), recall the share of the reference
-    inside a k-NN ball of the samples (variety).
+    Precision is the share of samples inside a k-NN ball of the reference (fidelity), recall the share of the
+    reference inside a k-NN ball of the samples (variety).
     """
     samples, reference = _pair(evidence)
     in_reference, _ = balls(samples, reference, nearest_distances(reference, reference, k)[:, -1])
     in_samples, _ = balls(reference, samples, nearest_distances(samples, samples, k)[:, -1])
-    values = {"precision": float((in_reference > 0).double().mean()), "recall": float((in_samples > 0).double().mean())}
+    values = {
+        "precision": float((in_reference > 0).double().mean()),
+        "recall": float((in_samples > 0).double().mean()),
+    }
     return Judgement(values, {"k": k, "count": len(samples)})
 
 
 def density_coverage(evidence: Evidence, k: int = 5) -> Judgement:
     """Density and coverage (Naeem et al. 2020, equations 3 and 4).
 
-    Density, in [0, inf) and 1 on average for equal distributions, counts the reference balls around each sample over k;
-    coverage, in [0, 1], is the share of reference balls that hold a sample.
+    Density, in [0, inf) and 1 on average for equal distributions, counts the reference balls around each
+    sample over k; coverage, in [0, 1], is the share of reference balls that hold a sample.
     """
     samples, reference = _pair(evidence)
     per_sample, per_ball = balls(samples, reference, nearest_distances(reference, reference, k)[:, -1])
-    values = {"density": float(per_sample.double().mean() / k), "coverage": float((per_ball > 0).double().mean())}
+    values = {
+        "density": float(per_sample.double().mean() / k),
+        "coverage": float((per_ball > 0).double().mean()),
+    }
     return Judgement(values, {"k": k, "count": len(samples)})

@@ -29,7 +29,10 @@ def test_closed_form_of_commuting_covariances() -> None:
 
 
 def test_closed_form_in_one_dimension() -> None:
-    one = [Gaussian(9, torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((1.0, 4.0), (3.0, 9.0))]
+    one = [
+        Gaussian(9, torch.tensor([m]).double(), torch.tensor([[v]]).double())
+        for m, v in ((1.0, 4.0), (3.0, 9.0))
+    ]
     assert frechet_distance(*one) == pytest.approx(4 + 1, rel=1e-14)
 
 

@@ -41,7 +41,7 @@ def test_blocks_change_nothing(normal: Draw, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_unbiased_for_equal_distributions(normal: Draw) -> None:
-    """The mean over 200 independent pairs of 20 images is 0 within four standard errors; the biased V-statistic is not."""
+    """Over 200 pairs of 20 images the mean is 0 within four standard errors; a biased statistic's is not."""
     pairs = [(normal(20, 8, seed=2 * i), normal(20, 8, seed=2 * i + 1)) for i in range(200)]
     values = torch.tensor([polynomial_mmd(x, y) for x, y in pairs])
     error = float(values.std() / 200**0.5)

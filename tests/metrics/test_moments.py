@@ -25,7 +25,7 @@ def stream(x: Tensor, size: int) -> Moments:
 def test_equal_to_the_direct_computation_for_any_batch_size(normal: Draw, size: int) -> None:
     x = normal(500, 12) @ normal(12, 12, seed=1) + 3
     result = stream(x, size).compute()
-    assert result.count == 500
+    assert result.n == 500
     torch.testing.assert_close(result.mean, x.mean(0), rtol=1e-13, atol=0)
     torch.testing.assert_close(result.covariance, x.T.cov(), rtol=1e-12, atol=1e-13)
 
@@ -45,7 +45,7 @@ def test_merging_ranks_equals_one_stream(normal: Draw) -> None:
     first.merge_state(Moments(5))  # a rank that saw nothing
     first.merge_state(second)
     merged = first.compute()
-    assert merged.count == 300
+    assert merged.n == 300
     torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-13, atol=0)
     torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-12)
 

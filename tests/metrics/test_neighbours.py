@@ -47,7 +47,9 @@ def test_blocks_change_nothing_and_bound_memory(normal: Draw, monkeypatch: pytes
 def test_distances_survive_a_far_origin(normal: Draw) -> None:
     """Inner products of features with a large common mean would cancel; they are centred first."""
     x, y = normal(30, 4), normal(30, 4, seed=1)
-    torch.testing.assert_close(nearest_distances(x + 1e6, y + 1e6, 1), nearest_distances(x, y, 1), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        nearest_distances(x + 1e6, y + 1e6, 1), nearest_distances(x, y, 1), rtol=1e-6, atol=1e-7
+    )
 
 
 def test_a_copy_is_a_neighbour_at_zero(normal: Draw) -> None:
@@ -58,7 +60,7 @@ def test_a_copy_is_a_neighbour_at_zero(normal: Draw) -> None:
 
 
 def test_identical_sets(normal: Draw) -> None:
-    """Everything is inside; each ball holds its centre and its k neighbours, so density is (k + 1)/k exactly."""
+    """Everything is inside; each ball holds its centre and k neighbours: density is (k + 1)/k exactly."""
     x = normal(300, 8)
     assert precision_recall(evidence(x, x)).values == {"precision": 1, "recall": 1}
     assert density_coverage(evidence(x, x)).values == pytest.approx({"density": 6 / 5, "coverage": 1})
@@ -71,8 +73,11 @@ def test_disjoint_sets(normal: Draw) -> None:
 
 
 def test_equal_distributions(normal: Draw) -> None:
-    """Naeem et al. 2020: E density = 1, and E coverage = 1 - C(N-1, k)/C(2N-1, k) about 1 - 2^-k, whatever the features."""
-    draws = [density_coverage(evidence(normal(400, 8, seed=i), normal(400, 8, seed=50 + i))).values for i in range(8)]
+    """Naeem et al. 2020: E density = 1, E coverage = 1 - C(N-1, k)/C(2N-1, k), whatever the features."""
+    draws = [
+        density_coverage(evidence(normal(400, 8, seed=i), normal(400, 8, seed=50 + i))).values
+        for i in range(8)
+    ]
     assert sum(d["density"] for d in draws) / 8 == pytest.approx(1, abs=0.05)
     n, k, ratio = 400, 5, 1.0
     for i in range(k):

@@ -33,7 +33,9 @@ def test_inception_score_by_the_definition(normal: Draw) -> None:
 
 def test_copying_z_agrees_with_scipy(normal: Draw) -> None:
     a, b = normal(60), normal(45, seed=1) + 0.3
-    p = mannwhitneyu(a.numpy(), b.numpy(), method="asymptotic", use_continuity=False, alternative="less").pvalue
+    p = mannwhitneyu(
+        a.numpy(), b.numpy(), method="asymptotic", use_continuity=False, alternative="less"
+    ).pvalue
     assert norm.cdf(copying_z(a, b)) == pytest.approx(float(p), rel=1e-9)
 
 

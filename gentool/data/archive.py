@@ -27,6 +27,19 @@ MAX_STREAM = 2 << 30
 """A compressed tar has no random access: its files are held in memory, up to this many bytes."""
 
 
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # and with it NotImplementedError: zip's answer to unknown methods and wrong flags
+)
+"""What the standard library raises on a damaged archive."""
+
+
 class Tree(ABC):
     """Files by relative POSIX name.
 
@@ -51,19 +64,21 @@ class Tree(ABC):
     def refuse(self, name: str, reason: str) -> None:
         self.faults.append(Fault(f"{self.path}:{name}", reason))
 
-    def admit(self, name: str, seen: set[str]) -> bool:
-        """Whether a member's name is safe and new; records the fault otherwise."""
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if not parts or name.startswith(("/", "\\")) or ":" in parts[0]:
+    def admit(self, name: str, seen: set[str]) -> str | None:
+        """A member's name without `./`, when it is safe and new; else None, and the fault is recorded."""
+        path = PurePosixPath(name.replace("\\", "/"))
+        if not name:
+            self.refuse("?", "a member without a name in an archive; refused")
+        elif path.is_absolute() or str(path)[1:2] == ":":
             self.refuse(name, "an absolute name in an archive; refused")
-        elif ".." in parts:
+        elif ".." in path.parts:
             self.refuse(name, "a name with '..' in an archive; refused")
-        elif name in seen:
+        elif str(path) in seen:
             self.refuse(name, "the same name twice in one archive; refused")
         else:
-            seen.add(name)
-            return True
-        return False
+            seen.add(str(path))
+            return str(path)
+        return None
 
 
 class Folder(Tree):
@@ -98,9 +113,11 @@ class Zip(Tree):
         self._lock = threading.Lock()
         self._file: zipfile.ZipFile | None = None
         self._pid = 0
+        self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._open().infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
-            if not self.admit(entry.filename, seen) or entry.is_dir():
+            name = self.admit(entry.filename, seen)
+            if name is None or entry.is_dir():
                 continue
             if kind not in (0, stat.S_IFREG):
                 self.refuse(entry.filename, "a link or device in an archive; refused")
@@ -111,8 +128,8 @@ class Zip(Tree):
             elif entry.flag_bits & 1:
                 self.refuse(entry.filename, "is encrypted")
             else:
-                self.names.append(entry.filename)
-        self.names.sort()
+                self._entries[name] = entry
+        self.names = sorted(self._entries)
 
     def _open(self) -> zipfile.ZipFile:
         if (
@@ -120,22 +137,15 @@ class Zip(Tree):
         ):  # a forked loader shares no file position with its parent
             try:
                 self._file, self._pid = zipfile.ZipFile(self.path), os.getpid()
-            except (zipfile.BadZipFile, OSError, ValueError) as error:
+            except _UNREADABLE as error:
                 raise CorruptError(f"not a whole zip file ({error})", str(self.path)) from error
         return self._file
 
     def read(self, name: str) -> bytes:
         try:
             with self._lock:
-                return self._open().read(name)
-        except (
-            zipfile.BadZipFile,
-            OSError,
-            EOFError,
-            zlib.error,
-            lzma.LZMAError,
-            NotImplementedError,
-        ) as error:
+                return self._open().read(self._entries[name])
+        except _UNREADABLE as error:
             raise CorruptError(f"cannot be unpacked ({error})", self.where(name)) from error
 
     def __getstate__(self) -> dict[str, object]:
@@ -155,7 +165,7 @@ class Tar(Tree):
         seen: set[str] = set()
         try:
             plain = _is_plain(path)
-            total, allowed = 0, max(RATIO_FROM, MAX_RATIO * path.stat().st_size)
+            total, allowed = 0, min(MAX_STREAM, max(RATIO_FROM, MAX_RATIO * path.stat().st_size))
             with tarfile.open(path, "r:" if plain else "r|*") as file:
                 for member in file:
                     total += member.size
@@ -165,18 +175,19 @@ class Tar(Tree):
                             member.name, f"unpacks to more than {limit} bytes; uncompress the archive first"
                         )
                         break
-                    if not self.admit(member.name, seen) or member.isdir():
+                    name = self.admit(member.name, seen)
+                    if name is None or member.isdir():
                         continue
-                    if not member.isreg():
-                        self.refuse(member.name, "a link or device in an archive; refused")
+                    if not member.isreg() or member.issparse():
+                        self.refuse(member.name, "a link, device or sparse file in an archive; refused")
                         continue
-                    self.names.append(member.name)
+                    self.names.append(name)
                     if plain:
-                        self._places[member.name] = (member.offset_data, member.size)
+                        self._places[name] = (member.offset_data, member.size)
                     else:
                         stream = file.extractfile(member)
-                        self._held[member.name] = stream.read() if stream else b""
-        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                        self._held[name] = stream.read() if stream else b""
+        except _UNREADABLE as error:
             raise CorruptError(f"not a whole tar file ({error})", str(path)) from error
         self.names.sort()
 

@@ -159,6 +159,6 @@ def _choose(config: DataConfig, source: Source, rows: np.ndarray, split: Split) 
     if len(chosen) == 0:
         raise UserError(f"no examples left for {split!r} after held_out, classes and limit", source.where)
     for rule, count in source.notes.items():
-        log.warning("%s: %d pictures: %s", source.where, count, rule)
+        log.warning("%s: %d x %s", source.where, count, rule)
     identity = json.dumps([split, config.content_options(), spec.kind, spec.shape, spec.class_names])
     return DataSet(source, rows[chosen], labels[chosen], spec, identity)

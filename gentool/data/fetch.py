@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from gentool.errors import CorruptError, GentoolError, UserError
 from gentool.runs.atomic import atomic_write, plain_failures, sync
@@ -100,8 +101,8 @@ def download(
     """Downloads one file to `target`; `pause` seconds pass before the second try, then twice as many."""
     if os.environ.get("GENTOOL_OFFLINE"):
         raise UserError("GENTOOL_OFFLINE is set; nothing is downloaded", url)
-    local = url.startswith(("http://127.0.0.1", "http://localhost"))
-    if not url.startswith("https://") and not local:
+    address = urlsplit(url)
+    if address.scheme != "https" and (address.scheme, address.hostname) != ("http", "127.0.0.1"):
         raise UserError("expected an https:// address", url)
     part = target.with_name(target.name + ".part")
     with plain_failures(target):

@@ -9,10 +9,11 @@ Source: specs/diffusion-core.md section 6.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gentool.data.options import ImageConfig
 from gentool.errors import CorruptError, UserError
@@ -24,6 +25,16 @@ _FILTERS = {
     "box": Image.Resampling.BOX,
     "nearest": Image.Resampling.NEAREST,
 }
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture of each EXIF orientation upright."""
 _GRAY = ("1", "L", "LA", "La")
 _ALPHA = ("LA", "La", "RGBA", "RGBa", "PA")
 _REFUSED = {
@@ -70,6 +81,22 @@ def _deep(picture: Image.Image) -> bool:
     return bool(deep) or (picture.format == "PPM" and any(isinstance(arg, int) and arg > 255 for arg in args))
 
 
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) after the EXIF rotation."""
+    return (picture.height, picture.width) if _orientation(picture) >= 5 else picture.size
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or it makes no sense, as viewers do."""
+    if "exif" not in picture.info:  # asked of such a PNG, Pillow would decode all of it to look for more
+        return 1
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except (SyntaxError, ValueError, OSError, KeyError, IndexError, TypeError, struct.error):
+        return 1
+    return found if found in _TURNS else 1
+
+
 def is_gray(picture: Image.Image) -> bool:
     """Whether the header says that the picture has no colour."""
     return picture.mode in _GRAY
@@ -100,7 +127,8 @@ def decode(picture: Image.Image, where: str, channels: int, options: ImageConfig
         picture.load()
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
         raise CorruptError(f"truncated or damaged ({error})", where) from error
-    picture = ImageOps.exif_transpose(picture)
+    turn = _TURNS.get(_orientation(picture))
+    picture = picture if turn is None else picture.transpose(turn)
     if picture.mode in _ALPHA or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -45,7 +45,14 @@ def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
         or names != list(_VERTEX.names or ())
     ):
         raise CorruptError("expected a PLY file as gentool writes it (x y z cloud label, binary)", str(path))
-    size = next((int(line.split()[-1]) for line in lines if line.startswith("element vertex ")), 0)
+    try:
+        size = next((int(line.split()[-1]) for line in lines if line.startswith("element vertex ")), 0)
+        note = next(
+            (line for line in lines if line.startswith("comment provenance ")), "comment provenance {}"
+        )
+        provenance = json.loads(note.split(" ", 2)[2])
+    except ValueError as error:
+        raise CorruptError(f"a damaged header ({error})", str(path)) from error
     if size == 0 or len(body) != size * _VERTEX.itemsize:
         raise CorruptError(
             f"expected {size} vertices in {size * _VERTEX.itemsize} bytes, found {len(body)}", str(path)
@@ -60,5 +67,4 @@ def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]
         raise CorruptError("the clouds are not of one size, one after the other", str(path))
     clouds = np.stack([vertices[axis] for axis in "xyz"], -1).reshape(count, -1, 3)
     labels = vertices["label"].reshape(count, -1)[:, 0].astype(np.int64)
-    note = next((line for line in lines if line.startswith("comment provenance ")), "comment provenance {}")
-    return clouds, None if (labels < 0).all() else labels, json.loads(note.split(" ", 2)[2])
+    return clouds, None if (labels < 0).all() else labels, provenance

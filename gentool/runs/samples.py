@@ -10,8 +10,8 @@ folder  000000.png ..., dataset.json (labels), provenance.json   read back; also
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from gentool.errors import CorruptError, GentoolError, UserError
 from gentool.runs import h5
-from gentool.runs.atomic import atomic_write, plain_failures, sync, temporary
+from gentool.runs.atomic import atomic_write
 
 Kind = Literal["image", "vector", "points"]
 _KINDS: dict[str, tuple[Kind, ...]] = {
@@ -133,7 +133,9 @@ def read_samples(path: str | Path) -> Samples:
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path)
+        from gentool.runs.picture_folder import read_folder
+
+        return _checked(path, Samples(*read_folder(path)))
     if path.suffix.lower() not in (".h5", ".hdf5", ".npz", ".ply"):
         raise UserError("cannot be read back; expected .h5, .npz, .ply or a folder of PNGs", str(path))
     if not path.is_file():
@@ -203,8 +205,18 @@ def _read_npz(path: Path) -> Samples:
             array = next((arrays[k] for k in ("arr_0", "samples", "images", "x") if k in arrays), None)
             labels = next((arrays[k] for k in ("arr_1", "labels", "y") if k in arrays), None)
             note = json.loads(str(arrays["provenance"])) if "provenance" in arrays else {}
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        SyntaxError,
+    ) as error:
         raise CorruptError(f"cannot be read as .npz without pickle ({error})", str(path)) from error
+    except MemoryError as error:
+        raise CorruptError(f"promises more than this machine's memory ({error})", str(path)) from error
     if array is None:
         raise CorruptError("holds no array arr_0 (nor samples, images, x)", str(path))
     if labels is not None and labels.dtype.kind not in "iu":
@@ -241,66 +253,9 @@ def _ours(path: Path) -> bool:
 
 
 def _write_folder(path: Path, samples: np.ndarray, labels: np.ndarray | None, note: dict[str, Any]) -> None:
-    from PIL import Image
+    from gentool.runs.picture_folder import write_folder
 
-    scratch = temporary(path)
-    with plain_failures(path):
-        try:
-            scratch.mkdir(parents=True)
-            names = [f"{i:06d}.png" for i in range(len(samples))]
-            for name, pixels in zip(names, samples):
-                Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(scratch / name)
-            marks = None if labels is None else [[name, int(k)] for name, k in zip(names, labels)]
-            (scratch / "dataset.json").write_text(json.dumps({"labels": marks}))
-            (scratch / "provenance.json").write_text(json.dumps(note, indent=2, ensure_ascii=False), "utf-8")
-            for file in scratch.iterdir():
-                sync(file)
-            old = temporary(path)
-            if path.exists():
-                path.rename(old)
-            scratch.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-            sync(path.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _read_folder(path: Path) -> Samples:
-    from PIL import Image, UnidentifiedImageError
-
-    names = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png")
-    if not names:
-        raise UserError("holds no PNG files", str(path))
-    pictures = []
-    for name in names:
-        try:
-            with Image.open(name) as picture:
-                if picture.mode not in ("L", "RGB"):
-                    raise CorruptError(f"expected 8-bit gray or RGB, found mode {picture.mode}", str(name))
-                pixels = np.asarray(picture)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise CorruptError(f"not a readable PNG ({error})", str(name)) from error
-        pictures.append(pixels if pixels.ndim == 3 else pixels[..., None])
-        if pictures[-1].shape != pictures[0].shape:
-            raise CorruptError(f"is {pictures[-1].shape}, others are {pictures[0].shape}", str(name))
-    try:
-        marks = (
-            json.loads((path / "dataset.json").read_text())["labels"]
-            if (path / "dataset.json").exists()
-            else None
-        )
-        note = (
-            json.loads((path / "provenance.json").read_text("utf-8"))
-            if (path / "provenance.json").exists()
-            else {}
-        )
-        by_name = dict(marks or ())
-        labels = None if marks is None else np.array([by_name[name.name] for name in names], np.int64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptError(
-            f"dataset.json or provenance.json does not fit the pictures ({error})", str(path)
-        ) from error
-    return _checked(path, Samples(np.stack(pictures), labels, note))
+    write_folder(path, samples, labels, note)
 
 
 _WRITERS: dict[str, Callable[[Path, np.ndarray, np.ndarray | None, dict[str, Any]], None]] = {

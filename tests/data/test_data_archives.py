@@ -58,7 +58,7 @@ def test_names_that_leave_the_folder(tmp_path: Path, name: str, kind: str) -> No
 def test_links_and_devices_in_a_tar(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("a.png")
     member.type, member.linkname = kind, "/etc/passwd"
-    with pytest.raises(CorruptError, match=r"a\.png: a link or device"):
+    with pytest.raises(CorruptError, match=r"a\.png: a link(,| or) device"):
         open_tree(tar_with(tmp_path / "a.tar", member))
 
 
@@ -67,7 +67,7 @@ def test_a_link_in_a_zip(tmp_path: Path) -> None:
     entry.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(entry, "/etc/passwd")
-    with pytest.raises(CorruptError, match=r"a\.png: a link or device"):
+    with pytest.raises(CorruptError, match=r"a\.png: a link(,| or) device"):
         open_tree(tmp_path / "a.zip")
 
 

@@ -209,7 +209,9 @@ def test_only_the_wanted_members_of_an_archive_are_unpacked_whatever_it_holds(
     assert [p.name for p in tmp_path.iterdir()] == ["root"]
 
 
-@pytest.mark.parametrize("url", ["http://example.org", "file:///etc", "ftp://example.org"])
+@pytest.mark.parametrize(
+    "url", ["http://example.org", "http://127.0.0.1.example.org", "file:///etc", "ftp://127.0.0.1"]
+)
 def test_only_https_leaves_this_machine(tmp_path: Path, url: str) -> None:
     with pytest.raises(UserError, match="https"):
         fetch_set("toy", [REMOTE], str(tmp_path), url)

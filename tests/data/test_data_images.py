@@ -63,7 +63,7 @@ def test_classes_are_the_sorted_subfolders(pets: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("wrapper", ["", "my pets/"])
+@pytest.mark.parametrize("wrapper", ["", "my pets/", "./"])
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz", ".tar.xz"])
 def test_archives_are_the_same_set_as_the_folder(pets: Path, kind: str, wrapper: str) -> None:
     archive = packed(pets, kind, wrapper)
@@ -99,8 +99,11 @@ def test_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
     train, test = (data.open_set(config(tmp_path / "s"), split) for split in ("train", "test"))
     assert (len(train), len(test)) == (4, 2)
     assert train.spec == test.spec
+    picture(tmp_path / "s" / "val" / "a" / "9.png")
+    assert len(data.open_set(config(tmp_path / "s"), "test")) == 2
     shutil.rmtree(tmp_path / "s" / "test")
-    assert len(whole(tmp_path / "s")) == 4
+    assert len(data.open_set(config(tmp_path / "s"), "train")) == 4
+    assert len(data.open_set(config(tmp_path / "s"), "test")) == 1
 
 
 def test_the_labels_of_a_stylegan_archive_are_read(tmp_path: Path) -> None:
@@ -241,6 +244,18 @@ def test_the_default_resize_keeps_the_mean_and_removes_what_cannot_be_shown(tmp_
     Image.fromarray(stripes).save(tmp_path / "s" / "a.png")
     small = whole(tmp_path / "s", size=16)[0][0].numpy()
     assert np.abs(small[0, :, 2:-2].astype(float) - 127.5).max() < 2  # without antialiasing: 0 or 255
+
+
+def test_pictures_stand_upright(tmp_path: Path) -> None:
+    path = picture(tmp_path / "s" / "a.png", "L", size=(12, 8))
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # to be turned by a quarter clockwise
+        image.save(path, exif=exif)
+        pixels = np.asarray(image)
+    dataset = whole(tmp_path / "s", crop="none")
+    assert dataset.spec.shape == (1, 12, 8)
+    np.testing.assert_array_equal(dataset[0][0][0], np.rot90(pixels, -1))
 
 
 def test_no_pictures_is_said(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Layouts:
     a/1.png b/2.png ...                     a class per first subfolder
-    train/a/1.png test/a/2.png ...          the same with a test part of its own
+    train/a/1.png test/a/2.png ...          the same with a test part of its own (without test/: val/)
     1.png 2.png ...                         no labels
     dataset.json beside or above them       labels as EDM packs them: {"labels": [[name, class], ...]}
 One folder that holds everything (`mydata/a/1.png`) is looked through.
@@ -26,6 +26,8 @@ from gentool.data.options import ImageConfig, Split
 from gentool.data.source import DataSpec, Fault, Source, checked_labels
 from gentool.errors import CorruptError, UserError
 
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+"""The first of these beside train/ is the test part; with test/ there, val/ is left out."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -67,7 +69,9 @@ class Layout:
             raise UserError(f"no pictures in there; expected {kinds}, a class per subfolder", str(tree.path))
         self.prefix = _wrapper(names)
         self.short = {name: name[len(self.prefix) :] for name in names}
-        self.split = all(short.startswith(("train/", "test/")) for short in self.short.values())
+        tops = {short.partition("/")[0] if "/" in short else "" for short in self.short.values()}
+        self.split = "train" in tops and tops <= {"train", *TEST_FOLDERS}
+        self.test_folder = next((name for name in TEST_FOLDERS if name in tops), "")
         listed = self._listed()
         folders = {name: self._class_folder(name) for name in names} if listed is None else {}
         self.class_names = tuple(sorted({folder for folder in folders.values() if folder}))
@@ -88,7 +92,8 @@ class Layout:
         """The pictures of a split, sorted by name; without a test part all are `train`."""
         if not self.split:
             return list(self.short) if split == "train" else []
-        return [name for name, short in self.short.items() if short.startswith(f"{split}/")]
+        folder = "train" if split == "train" else self.test_folder
+        return [name for name, short in self.short.items() if short.partition("/")[0] == folder]
 
     def _class_folder(self, name: str) -> str:
         parts = self.short[name].split("/")[1 if self.split else 0 :]
@@ -125,7 +130,7 @@ def _wrapper(names: list[str]) -> str:
     """`mydata/` where all pictures lie in folders of that one folder; `` otherwise."""
     top = names[0].split("/")[0]
     wrapped = all(name.startswith(top + "/") and name.count("/") >= 2 for name in names)
-    return f"{top}/" if wrapped and top not in ("train", "test") else ""
+    return f"{top}/" if wrapped and top != "train" else ""
 
 
 class PictureSource(Source):
@@ -138,8 +143,6 @@ class PictureSource(Source):
 
     def __init__(self, layout: Layout, names: list[str], options: ImageConfig, channels: int | None) -> None:
         self.layout, self.tree, self.names, self.options = layout, layout.tree, names, options
-        if not names:
-            raise UserError("holds no pictures under train/", str(layout.tree.path))
         headers = [self._header(name) for name in names]
         if channels is None:
             channels = 1 if all(gray for _, gray, _ in headers) else 3
@@ -163,7 +166,11 @@ class PictureSource(Source):
         where = self.tree.where(name)
         picture = pictures.open_picture(self.tree.read(name), where)
         rules = {channels: pictures.rules_used(picture, channels) for channels in (1, 3)}
-        return pictures.fitted_size(*picture.size, self.options), pictures.is_gray(picture), rules
+        return (
+            pictures.fitted_size(*pictures.upright_size(picture), self.options),
+            pictures.is_gray(picture),
+            rules,
+        )
 
     def _notes(self, headers: list[tuple[tuple[int, int], bool, dict[int, list[str]]]]) -> dict[str, int]:
         return dict(Counter(rule for _, _, rules in headers for rule in rules[self.channels]))

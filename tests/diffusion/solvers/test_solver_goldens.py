@@ -1,4 +1,5 @@
-"""End values and output variances known in closed form (specs/solvers.md 8.3, 8.4; specs/diffusion-core.md 8)."""
+"""End values and output variances known in closed form (specs/solvers.md 8.3, 8.4; specs/diffusion-core.md
+8)."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ def test_output_std_of_ddim_on_gaussian_data(edm: EDM) -> None:
 
 
 class Impulses(Noise):
-    """The k-th draw is the k-th unit vector: on Gaussian data with x in the span, the output's norm is its std, exactly."""
+    """The k-th draw is the k-th unit vector: on Gaussian data with x in the span, the output's norm is its
+    std, exactly."""
 
     def __init__(self, size: int) -> None:
         super().__init__(0, [0], (size,))
@@ -164,7 +166,8 @@ def test_other_stochastic_solvers_converge_to_the_data(name: str, options: dict[
 
 
 def test_langevin_correctors_alone_pull_a_wrong_state_towards_the_marginal(vp: VP) -> None:
-    """Started 1.5 times too wide at one level, more corrector steps bring the width closer to the marginal's."""
+    """Started 1.5 times too wide at one level, more corrector steps bring the width closer to the
+    marginal's."""
     level = 1.0
     width = math.sqrt(0.25 + level**2)
     grid = custom_grid(torch.tensor([level, 0.999], dtype=torch.float64), vp)

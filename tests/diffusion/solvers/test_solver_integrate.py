@@ -72,8 +72,14 @@ def test_the_catalog_counts_calls_and_noise_rightly(name: str, vp: VP) -> None:
     grid = make_grid("log-snr", steps, vp, final=final)
     result = integrate(exact(mixture), vp, solver, grid, starts(vp), Noise(0, range(64), (2,)))
     stated = {
-        "N": 12, "2N": 24, "3N": 36, "2N - 1": 23, "stages N": 36, "N + 9 (f), N + 1 (s)": 21, "N (corrector_steps + 1)": 24,
-    }  # fmt: skip
+        "N": 12,
+        "2N": 24,
+        "3N": 36,
+        "2N - 1": 23,
+        "stages N": 36,
+        "N + 9 (f), N + 1 (s)": 21,
+        "N (corrector_steps + 1)": 24,
+    }
     assert result.nfe == stated[info.nfe]
 
 

@@ -95,7 +95,7 @@ def test_discrete_spacings(ddpm: Ddpm) -> None:
 
 
 def test_levels_that_coincide_are_dropped_and_counted(ddpm: Ddpm) -> None:
-    """Leading spacing ends at level 0 already: a step from there to level 0 has length 0 (diffusers #6477)."""
+    """Leading spacing ends at level 0: one more step to level 0 has length 0 (diffusers #6477)."""
     grid = make_grid("leading", 10, ddpm, final="t-min")
     assert grid.steps == 9
     assert "10 steps asked for, 9 remain" in grid.notes[0]

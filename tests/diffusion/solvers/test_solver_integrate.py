@@ -132,6 +132,19 @@ def test_gradients_flow_through_every_solver(name: str, vp: VP) -> None:
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("final", ["zero", "t-min"])
+@pytest.mark.parametrize("grid", ["log-snr", "power-t"])
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpm_fast_spends_exactly_its_calls(order: int, grid: str, final: str, vp: VP) -> None:
+    sizes = {1: [1], 2: [2], 3: [2, 1], 4: [3, 1], 5: [3, 2], 6: [3, 2, 1], 7: [3, 3, 1]}
+    for calls in range(1, 13):
+        levels = make_grid(grid, calls, vp, final=final)
+        result = integrate(exact(mixture), vp, build("dpm-fast", {"order": order}), levels, starts(vp))
+        assert result.nfe == calls
+        if order == 3 and final == "t-min" and calls in sizes:
+            assert result.manifest["orders"] == sizes[calls]
+
+
 def test_denoise_returns_x0_at_the_last_level(vp: VP) -> None:
     grid, predict = make_grid("log-snr", 5, vp), exact(mixture)
     plain = integrate(predict, vp, "ddim", grid, starts(vp))

@@ -90,10 +90,8 @@ def integrate(
     before, memory = predict.nfe, predict.memory()
     out = _run(plan, predict, x, noise, first, denoise, callback)
     nfe = predict.nfe - before
-    if not bool(
-        torch.isfinite(out).all()
-    ):  # the loop's only synchronisation; the steps are pure, so look again
-        predict.restore(memory)
+    if not bool(torch.isfinite(out).all()):  # the loop's only synchronisation
+        predict.restore(memory)  # steps are pure: run again, looking at each
         _report(plan, process, predict, x, noise, first, out)
     manifest = {
         "solver": name,

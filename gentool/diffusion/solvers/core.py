@@ -149,7 +149,7 @@ def exponential(
     prediction: Prediction, sigma_s: float, sigma_t: float, eta: float = 0.0
 ) -> tuple[float, list[float]]:
     """(A, [P_1, P_2, P_3]) of x_t = A x_s + sum_k P_k h^(k-1) q^(k-1), q^(k) the k-th lam-derivative at s:
-    the exponential Taylor step of DPM-Solver (appendix B) and, for x0 and eta > 0, of SDE-DPM-Solver++."""
+    the exponential Taylor step of DPM-Solver and, for x0 and eta > 0, of SDE-DPM-Solver++."""
     h = math.log(sigma_s / sigma_t)
     if prediction == "eps":
         return 1.0, [-sigma_t * h * phi(k, h) for k in (1, 2, 3)]

@@ -68,8 +68,8 @@ def integrate(
             arithmetic's (float64 costs little beside a network). Gradients flow through x and through what
             `predict` closes over.
         noise: for stochastic solvers.
-        first: `afs` answers the first call analytically, eps = x/sqrt(1 + sigma^2), and saves it (GENIE,
-            section 3.4).
+        first: `afs` answers the first call analytically, eps = x/sqrt(1 + sigma^2), and saves it (GENIE's
+            analytical first step).
         denoise: return x0 at the last level, one call more.
         reverse: encode, from data to noise: the grid backwards, with a deterministic solver.
         time_shift: see `TimeShift`.
@@ -90,10 +90,8 @@ def integrate(
     before, memory = predict.nfe, predict.memory()
     out = _run(plan, predict, x, noise, first, denoise, callback)
     nfe = predict.nfe - before
-    if not bool(
-        torch.isfinite(out).all()
-    ):  # the loop's only synchronisation; the steps are pure, so look again
-        predict.restore(memory)
+    if not bool(torch.isfinite(out).all()):  # the loop's only synchronisation
+        predict.restore(memory)  # steps are pure: run again, looking at each
         _report(plan, process, predict, x, noise, first, out)
     manifest = {
         "solver": name,

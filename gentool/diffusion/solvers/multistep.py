@@ -1,6 +1,6 @@
 """Linear multistep solvers: one call a step, and the predictions of past steps.
 
-Sources: DEIS (2204.13902) eq. 15 and DPM-Solver++ (2211.01095) algorithms 2, 4; specs/solvers.md 2.4, 2.6.
+Sources: DEIS (2204.13902) and DPM-Solver++ (2211.01095) algorithm 2; specs/solvers.md 2.4, 2.6.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Small processes and exact denoisers: every test here compares with a closed form, not with a trained network."""
+"""Small processes and exact denoisers: every test here compares with a closed form, not with a trained
+network."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ class EDM(Process):
 
 
 class Ddpm(Process):
-    """1000 discrete levels, betas linspace(1e-4, 0.02); t = (n + 1)/1000, ln alpha piecewise linear, alpha(0) = 1."""
+    """1000 discrete levels, betas linspace(1e-4, 0.02); t = (n + 1)/1000, ln alpha piecewise linear,
+    alpha(0) = 1."""
 
     name = "ddpm-test"
     t_min, t_max = 1e-3, 1.0

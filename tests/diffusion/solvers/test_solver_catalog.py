@@ -15,15 +15,21 @@ from gentool.diffusion.solvers.core import Solver, build
 from gentool.errors import UserError
 from gentool.registry import resolve
 
-ASKED_FOR = """ddpm ddim euler heun edm dpm-1 dpm-2 dpm-3 dpm-fast dpm-2m dpmpp-2m dpmpp-3m dpmpp-3m-exact dpmpp-2s dpmpp-3s
-dpmpp-sde dpmpp-2m-sde dpmpp-3m-sde dpmpp-2s-sde deis-tab deis-rhoab lms deis-rhork deis-logrho pndm ipndm unipc plms-hb ghvb
-rk45 dpm-adaptive euler-maruyama sddim pc""".split()
+ASKED_FOR = [
+    *("ddpm", "ddim", "sddim", "euler", "heun", "euler-maruyama", "pc", "edm"),
+    *("dpm-1", "dpm-2", "dpm-3", "dpm-fast", "dpm-adaptive", "dpm-2m"),
+    *("dpmpp-2m", "dpmpp-3m", "dpmpp-3m-exact", "dpmpp-2s", "dpmpp-3s"),
+    *("dpmpp-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "dpmpp-2s-sde"),
+    *("deis-tab", "deis-rhoab", "lms", "deis-rhork", "deis-logrho"),
+    *("pndm", "ipndm", "unipc", "plms-hb", "ghvb", "rk45"),
+]
 
 
 def test_listing_imports_no_torch() -> None:
     code = (
-        "import sys; from gentool.diffusion.solvers.catalog import SOLVERS, GRIDS;"
-        "[SOLVERS.get(n).check_options({}) for n in SOLVERS]; list(GRIDS); assert not {'torch', 'numpy'} & set(sys.modules)"
+        "import sys; from gentool.diffusion.solvers.catalog import SOLVERS, GRIDS; list(GRIDS);"
+        "[SOLVERS.get(name).check_options({}) for name in SOLVERS];"
+        "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -38,7 +44,6 @@ def test_a_row_agrees_with_its_class(name: str) -> None:
     cls = resolve(info.target)
     assert issubclass(cls, Solver)
     known = {field.name for field in fields(cls)}
-    assert set(info.options) | set(info.preset) == known or known - set(info.options) - set(info.preset)
     assert set(info.options) <= known
     assert set(info.preset) <= known
     assert info.grid in GRIDS
@@ -56,7 +61,7 @@ def test_unknown_names_and_options_are_refused_with_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown solver 'dpmp-2m'; did you mean dpmpp-2m"):
         build("dpmp-2m")
     with pytest.raises(
-        UserError, match=r"unknown option 's_chrn' of solver edm; did you mean s_churn\? \(there are: s_churn"
+        UserError, match=r"'s_chrn' of solver edm; did you mean s_churn\? \(there are: s_churn"
     ):
         build("edm", {"s_chrn": 1.0})
     with pytest.raises(UserError, match=r"unknown option 'order' of solver dpm-2 \(it has none\)"):
@@ -88,7 +93,7 @@ def test_an_eta_for_the_noise_prediction_is_refused(vp: object) -> None:
 
 
 THIRD_PARTY = SolverInfo(
-    "mine", "gentool.diffusion.solvers.stochastic:Ddim", "A third party's", "1", "N", "none", options=("eta",)
+    "mine", "gentool.diffusion.solvers.stochastic:Ddim", "1", "N", "none", "A third party's", options=("eta",)
 )
 
 

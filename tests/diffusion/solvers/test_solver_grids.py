@@ -20,8 +20,10 @@ def f64(*values: float) -> Tensor:
 
 
 def test_karras_golden_levels(edm: EDM) -> None:
-    eighteen = "80 57.586 40.786 28.375 19.352 12.910 8.4009 5.3152 3.2568 1.9233 1.0882 0.58535 0.29644 0.13952 0.059947 "
-    eighteen += "0.022935 0.0075280 0.002 0"
+    eighteen = (
+        "80 57.586 40.786 28.375 19.352 12.910 8.4009 5.3152 3.2568 1.9233 1.0882 "
+        "0.58535 0.29644 0.13952 0.059947 0.022935 0.0075280 0.002 0"
+    )
     for steps, text in ((18, eighteen), (5, "80 17.5278 2.51522 0.169753 0.002 0")):
         grid = make_grid("karras", steps, edm)
         torch.testing.assert_close(grid.sigma, f64(*map(float, text.split())), rtol=5e-5, atol=0)
@@ -93,7 +95,7 @@ def test_discrete_spacings(ddpm: Ddpm) -> None:
 
 
 def test_levels_that_coincide_are_dropped_and_counted(ddpm: Ddpm) -> None:
-    """Leading spacing ends at level 0 already: a last step to level 0 would have length 0 (diffusers #6477)."""
+    """Leading spacing ends at level 0: one more step to level 0 has length 0 (diffusers #6477)."""
     grid = make_grid("leading", 10, ddpm, final="t-min")
     assert grid.steps == 9
     assert "10 steps asked for, 9 remain" in grid.notes[0]

@@ -28,36 +28,42 @@ def run(solver: Any, grid: Grid, process: VP, options: dict[str, Any] | None = N
     return integrate(exact(mixture), process, solver, grid, starts(process), noise).x
 
 
-X0_EXACT = {"variable": "lam", "prediction": "x0", "final_order": "keep"}
+IN_FULL = {"full_solve": True, "final_order": "keep"}
+UNIP = {"corrector": False, **IN_FULL}
+X0_RULES = {order: Lagrange(variable="lam", prediction="x0", order=order) for order in (1, 2, 3)}
 
 SAME = [
     ("ddim is dpm-1", ("ddim", {}), ("dpm-1", {})),
-    ("ddim is the 1-point Lagrange rule", ("ddim", {}), ("deis-tab", {"order": 1})),
+    ("ddim is the 1-point rule in t", ("ddim", {}), ("deis-tab", {"order": 1})),
+    ("ddim is the 1-point rule on x0", ("ddim", {}), (X0_RULES[1], None)),
     ("ddim is UniP-1", ("ddim", {}), ("unipc", {"order": 1, "corrector": False})),
-    ("ddim is Euler in sigma", ("ddim", {}), (Lagrange(variable="sigma", order=1, prediction="x0"), None)),
-    ("2M heun type is the 2-point x0 rule", ("dpmpp-2m", {"kind": "heun", **KEEP}), (Lagrange(order=2, **X0_EXACT), None)),
-    ("UniP-2 in full is the 2-point x0 rule",
-     ("unipc", {"order": 2, "corrector": False, "full_solve": True, **KEEP}), (Lagrange(order=2, **X0_EXACT), None)),
-    ("UniP-3 in full is the 3-point x0 rule",
-     ("unipc", {"order": 3, "corrector": False, "full_solve": True, **KEEP}), (Lagrange(order=3, **X0_EXACT), None)),
-    ("UniP-3 in eps is deis-logrho",
-     ("unipc", {"order": 3, "corrector": False, "full_solve": True, "prediction": "eps", **KEEP}), ("deis-logrho", {"order": 3})),
+    ("2M heun type is the 2-point x0 rule", ("dpmpp-2m", {"kind": "heun", **KEEP}), (X0_RULES[2], None)),
+    ("UniP-2 in full is the 2-point x0 rule", ("unipc", {"order": 2, **UNIP}), (X0_RULES[2], None)),
+    ("UniP-3 in full is the 3-point x0 rule", ("unipc", {"order": 3, **UNIP}), (X0_RULES[3], None)),
+    (
+        "UniP-3 in full on eps is deis-logrho",
+        ("unipc", {"order": 3, "prediction": "eps", **UNIP}),
+        ("deis-logrho", {"order": 3}),
+    ),
     ("UniP-2 bh2 is 2M midpoint", ("unipc", {"order": 2, "corrector": False, **KEEP}), ("dpmpp-2m", KEEP)),
-    ("bh1 is bh2 in full", ("unipc", {"variant": "bh1", "full_solve": True}), ("unipc", {"full_solve": True})),
-    ("bh1 is bh2 in full, eps", ("unipc", {"variant": "bh1", "full_solve": True, "prediction": "eps"}),
-     ("unipc", {"full_solve": True, "prediction": "eps"})),
-    ("2M in eps on uniform lam is iPNDM-2", ("dpm-2m", KEEP), ("ipndm", {"order": 2})),
+    ("bh1 is bh2 in full", ("unipc", {"variant": "bh1", **IN_FULL}), ("unipc", IN_FULL)),
+    (
+        "bh1 is bh2 in full on eps",
+        ("unipc", {"variant": "bh1", "prediction": "eps", **IN_FULL}),
+        ("unipc", {"prediction": "eps", **IN_FULL}),
+    ),
+    ("2M on eps in uniform lam is iPNDM-2", ("dpm-2m", KEEP), ("ipndm", {"order": 2})),
     ("GHVB of whole order is iPNDM", ("ghvb", {"order": 4.0}), ("ipndm", {"order": 4})),
     ("heavy ball with beta 1 is iPNDM", ("plms-hb", {"beta": 1.0, "order": 3}), ("ipndm", {"order": 3})),
     ("ancestral-small is DDIM with eta 1", ("ddpm", {}), ("ddim", {"eta": 1.0})),
-    ("SDE with eta 0 is its flow, 2M", ("dpmpp-2m-sde", {"eta": 0.0}), ("dpmpp-2m", {})),
-    ("SDE with eta 0 is its flow, 1", ("dpmpp-sde", {"eta": 0.0}), ("ddim", {})),
-    ("2S-SDE with eta 0 is 2S with x0 in sigma", ("dpmpp-2s-sde", {"eta": 0.0, "r": 0.5}), ("dpmpp-2s", {"r": 0.5})),
+    ("SDE 2M with eta 0 is 2M", ("dpmpp-2m-sde", {"eta": 0.0}), ("dpmpp-2m", {})),
+    ("SDE 1 with eta 0 is ddim", ("dpmpp-sde", {"eta": 0.0}), ("ddim", {})),
+    ("SDE 2S with eta 0 is 2S", ("dpmpp-2s-sde", {"eta": 0.0, "r": 0.4}), ("dpmpp-2s", {"r": 0.4})),
     ("Euler-Maruyama with nu 0 is Euler", ("euler-maruyama", {"nu": 0.0}), ("euler", {})),
-    ("churn 0 is Heun in sigma", ("edm", {"s_churn": 0.0}), ("deis-rhork", {"tableau": "heun2"})),
-    ("alpha 1/2 is the midpoint rule", ("edm", {"alpha": 0.5}), ("deis-rhork", {"tableau": "midpoint2"})),
+    ("edm is Heun in sigma", ("edm", {}), ("deis-rhork", {"tableau": "heun2"})),
+    ("edm with alpha 1/2 is midpoint", ("edm", {"alpha": 0.5}), ("deis-rhork", {"tableau": "midpoint2"})),
     ("lms is deis-rhoab", ("lms", {}), ("deis-rhoab", {})),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("left", "right"), [pair for _, *pair in SAME], ids=[what for what, *_ in SAME])
@@ -140,7 +146,7 @@ def test_tab_with_a_constant_eps_is_ddim(order: int, vp: VP) -> None:
 def test_lagrange_rows_integrate_polynomials_of_their_variable_exactly(
     variable: str, points: int, vp: VP
 ) -> None:
-    """For eps = u^(points-1) the row equals the integral of eps d sigma, taken here by a fine trapezoid rule in lam."""
+    """For eps = u^(points-1) the row is the integral of eps d sigma, here by a fine trapezoid rule in lam."""
     sigma = make_grid("log-snr", 6, vp).sigma.tolist()
     nodes, target = sigma[5 - points + 1 : 6][::-1], sigma[6]
 
@@ -188,7 +194,7 @@ def test_phi_obeys_its_recursion_and_its_limit(k: int) -> None:
 
 
 def test_exponential_rows_match_the_papers_formulas() -> None:
-    """DPM-Solver eq. 3.4 and DPM-Solver++ eq. 8 with phi_1 = e^h - 1, phi_2 = phi_1/h - 1, phi_3 = phi_2/h - 1/2."""
+    """specs/solvers.md 2.1: eps phi_1 = e^h - 1, phi_2 = phi_1/h - 1, phi_3 = phi_2/h - 1/2; x0 with -h."""
     s, t = 3.0, 0.8
     h = math.log(s / t)
     a, p = exponential("eps", s, t)

@@ -72,8 +72,14 @@ def test_the_catalog_counts_calls_and_noise_rightly(name: str, vp: VP) -> None:
     grid = make_grid("log-snr", steps, vp, final=final)
     result = integrate(exact(mixture), vp, solver, grid, starts(vp), Noise(0, range(64), (2,)))
     stated = {
-        "N": 12, "2N": 24, "3N": 36, "2N - 1": 23, "stages N": 36, "N + 9 (f), N + 1 (s)": 21, "N (corrector_steps + 1)": 24,
-    }  # fmt: skip
+        "N": 12,
+        "2N": 24,
+        "3N": 36,
+        "2N - 1": 23,
+        "stages N": 36,
+        "N + 9 (f), N + 1 (s)": 21,
+        "N (corrector_steps + 1)": 24,
+    }
     assert result.nfe == stated[info.nfe]
 
 
@@ -124,6 +130,19 @@ def test_gradients_flow_through_every_solver(name: str, vp: VP) -> None:
     h = 1e-5
     slope = (run(x.detach() + h * direction) - run(x.detach() - h * direction)) / (2 * h)
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("final", ["zero", "t-min"])
+@pytest.mark.parametrize("grid", ["log-snr", "power-t"])
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpm_fast_spends_exactly_its_calls(order: int, grid: str, final: str, vp: VP) -> None:
+    sizes = {1: [1], 2: [2], 3: [2, 1], 4: [3, 1], 5: [3, 2], 6: [3, 2, 1], 7: [3, 3, 1]}
+    for calls in range(1, 13):
+        levels = make_grid(grid, calls, vp, final=final)
+        result = integrate(exact(mixture), vp, build("dpm-fast", {"order": order}), levels, starts(vp))
+        assert result.nfe == calls
+        if order == 3 and final == "t-min" and calls in sizes:
+            assert result.manifest["orders"] == sizes[calls]
 
 
 def test_denoise_returns_x0_at_the_last_level(vp: VP) -> None:

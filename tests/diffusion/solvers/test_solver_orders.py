@@ -125,7 +125,8 @@ def whole_range() -> Tensor:
 
 @cache
 def smooth_range() -> tuple[VP, list[Tensor]]:
-    """The exact flow through 129 levels between t = 0.4151 and 0.0136, from a point of the flow from t = 1."""
+    """The exact flow through 129 levels between t = 0.4151 and 0.0136, from a point of the flow from t =
+    1."""
     vp = VP()
     high, low = vp.sigma(torch.tensor([0.4151, 0.0136], dtype=torch.float64)).tolist()
     begin = runge_kutta(starts(vp), vp.sigma_max, high, 1, 400)[-1]

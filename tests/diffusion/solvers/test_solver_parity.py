@@ -1,4 +1,5 @@
-"""Parity with diffusers' schedulers (specs/solvers.md 8.6) on an analytic model, at their own float32 levels."""
+"""Parity with diffusers' schedulers (specs/solvers.md 8.6) on an analytic model, at their own float32
+levels."""
 
 from __future__ import annotations
 
@@ -127,7 +128,8 @@ def test_dpmpp_multistep(order: int, name: str, final: str, ddpm: Ddpm) -> None:
 
 
 def test_the_released_third_order_is_not_the_exact_one(ddpm: Ddpm) -> None:
-    """Every released code halves the quadratic term: the exact rule differs by 6e-3, so parity is a choice."""
+    """Every released code halves the quadratic term: the exact rule differs by 6e-3, so parity is a
+    choice."""
     made = scheduler(
         "DPMSolverMultistepScheduler",
         solver_order=3,

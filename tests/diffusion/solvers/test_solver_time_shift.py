@@ -60,7 +60,8 @@ def test_below_the_cutoff_nothing_shifts(vp: VP) -> None:
 
 
 def test_it_undoes_a_network_that_loses_variance(vp: VP) -> None:
-    """A network whose samples shrink sees inputs narrower than its training: shifting brings the width back."""
+    """A network whose samples shrink sees inputs narrower than its training: shifting brings the width
+    back."""
 
     def narrow(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         out = gaussian(0.5)(x, sigma, None)

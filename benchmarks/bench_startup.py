@@ -18,7 +18,9 @@ def run(settings: Settings) -> Result:
     return Result(
         figures={"help_cpu_seconds": ours, "import_cpu_seconds": theirs, "ratio": ratio},
         claims=[
-            Claim("`gentool --help` costs at most 0.3 s of CPU", "", f"{ours:.3f} s", "the limit", ours <= 0.3),
+            Claim(
+                "`gentool --help` costs at most 0.3 s of CPU", "", f"{ours:.3f} s", "the limit", ours <= 0.3
+            ),
             Claim(
                 "`gentool --help` costs at most a tenth of `import torch, lightning`",
                 "peers' --help: 1.6 to 4.8 s",

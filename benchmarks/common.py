@@ -68,8 +68,12 @@ def main(name: str, run: Callable[[Settings], Result], about: str | None) -> Non
     """Parses the options, runs, writes `results/<name>[-gpu].json` and prints the claims."""
     parser = argparse.ArgumentParser(prog=f"bench_{name}.py", description=about)
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--quick", action="store_const", dest="mode", const="quick", help="minutes on two CPU cores")
-    mode.add_argument("--gpu", action="store_const", dest="mode", const="gpu", help="under 25 minutes on one H100")
+    mode.add_argument(
+        "--quick", action="store_const", dest="mode", const="quick", help="minutes on two CPU cores"
+    )
+    mode.add_argument(
+        "--gpu", action="store_const", dest="mode", const="gpu", help="under 25 minutes on one H100"
+    )
     parser.add_argument("--data-dir", type=Path, default=Path(".data"), help="folder with MNIST's IDX files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: benchmarks/results)")
@@ -91,7 +95,9 @@ def main(name: str, run: Callable[[Settings], Result], about: str | None) -> Non
     path = options.out or RESULTS / f"{name}{suffix}.json"
     write_json(path, document)
     for claim in result.claims:
-        print(f"{'holds' if claim.holds else 'FAILS'}  {claim.claim}: {claim.measured} (against {claim.baseline})")
+        print(
+            f"{'holds' if claim.holds else 'FAILS'}  {claim.claim}: {claim.measured} (against {claim.baseline})"
+        )
     print(json.dumps({"result": str(path), "seconds": document["seconds"]}))
 
 
@@ -103,7 +109,9 @@ def device_name() -> str:
     return f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def paired_ratio(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> tuple[float, float, float]:
+def paired_ratio(
+    ours: Callable[[], float], theirs: Callable[[], float], rounds: int
+) -> tuple[float, float, float]:
     """Medians of alternating runs and of the ratios ours/theirs pair by pair: (ours, theirs, ratio)."""
     ours(), theirs()  # warm-up
     pairs = [(ours(), theirs()) for _ in range(rounds)]

@@ -37,7 +37,9 @@ def claims() -> str:
         ]
         for c in r["claims"]:
             holds = "yes" if c["holds"] else f"**no**: {c['reason'] or 'see the figures'}"
-            lines.append(f"| {c['claim']} | {c['reported'] or '-'} | {c['measured']} | {c['baseline']} | {holds} |")
+            lines.append(
+                f"| {c['claim']} | {c['reported'] or '-'} | {c['measured']} | {c['baseline']} | {holds} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -68,7 +70,9 @@ def helps() -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     for name in ["", *COMMANDS]:
         command = [sys.executable, "-m", "gentool", *([name] if name else []), "--help"]
-        text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout
+        text = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+        ).stdout
         body = "\n".join(line.rstrip() for line in text.strip().splitlines())
         lines += [f"## gentool {name}".rstrip(), "", "```", body, "```", ""]
     return "\n".join(lines)
@@ -79,7 +83,9 @@ PAGES = {"claims.md": claims, "recipes.md": recipes, "cli.md": helps}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 when a page is not what would be generated")
+    parser.add_argument(
+        "--check", action="store_true", help="exit 1 when a page is not what would be generated"
+    )
     check = parser.parse_args().check
     stale = []
     for name, build in PAGES.items():

@@ -7,7 +7,7 @@ replay its noise. Draws are made on the CPU, per sample, and moved: the bits agr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import torch
@@ -63,7 +63,9 @@ class Noise:
         generator = torch.Generator()
         return torch.stack(
             [
-                torch.rand((), generator=generator.manual_seed(mix(self.seed, i, stream, step)), dtype=torch.float64)
+                torch.rand(
+                    (), generator=generator.manual_seed(mix(self.seed, i, stream, step)), dtype=torch.float64
+                )
                 for i in self.indices
             ]
         )
@@ -82,7 +84,6 @@ class Noise:
         if not 0 <= i < j <= cells:
             raise ValueError(f"no Brownian increment over [{a}, {b}] at a resolution of 2**-{depth}")
         path_a, path_b = self._path(stream, i, depth), self._path(stream, j, depth)
-        # Solvers walk through [0, 1] one way: only the tree above the newest point is needed again.
         return ((path_b - path_a) / math.sqrt((j - i) / cells)).to(self.device, self.dtype)
 
     def _path(self, stream: str, k: int, depth: int) -> Tensor:
@@ -94,10 +95,14 @@ class Noise:
             return self._node(stream, 0, 0, lambda z: z)
         low = k & -k  # the span of the dyadic interval whose midpoint k is, halved
         level, place = depth - low.bit_length() + 1, k // (2 * low)
-        mean = (self._path(stream, k - low, depth) + self._path(stream, k + low, depth)) / 2
-        return self._node(stream, level, place, lambda z: mean + math.sqrt(low / cells / 2) * z)
 
-    def _node(self, stream: str, level: int, place: int, build) -> Tensor:  # type: ignore[no-untyped-def]
+        def between(z: Tensor) -> Tensor:
+            mean = (self._path(stream, k - low, depth) + self._path(stream, k + low, depth)) / 2
+            return mean + math.sqrt(low / cells / 2) * z
+
+        return self._node(stream, level, place, between)
+
+    def _node(self, stream: str, level: int, place: int, build: Callable[[Tensor], Tensor]) -> Tensor:
         key = (stream, level, place)
         if key not in self._nodes:
             if len(self._nodes) > 64:  # bounded memory; an evicted node is drawn again, the same

@@ -17,19 +17,29 @@ def evaluate(
     target: Annotated[str, typer.Argument(metavar="RUN|SAMPLES", help="A run folder, or a samples file.")],
     reference: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="A data set by name or path (default: the run's own).", show_default=False),
+        typer.Option(
+            metavar="DATA", help="A data set by name or path (default: the run's own).", show_default=False
+        ),
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A metric; may be repeated. See docs/metrics.md.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A metric; may be repeated. See docs/metrics.md.", show_default=False
+        ),
     ] = None,
     features: Annotated[
         str | None, typer.Option(metavar="NAME", help="classifier, pixels or inception.", show_default=False)
     ] = None,
-    count: Annotated[int | None, typer.Option("-n", "--count", min=2, metavar="N", help="Samples to judge.", show_default=False)] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--count", min=2, metavar="N", help="Samples to judge.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the samples and of random subsets.")] = 0,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Where the report goes (a run's: its report.html).", show_default=False),
+        typer.Option(
+            metavar="FILE.html", help="Where the report goes (a run's: its report.html).", show_default=False
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,9 +66,15 @@ def evaluate(
         )
     page = write_report(done, target, report)
     document = done.document() | {"report": None if page is None else str(page)}
-    emit(document, table(("METRIC", "VALUE"), [(name, f"{value:.6g}") for name, value in done.metrics.items()]), json)
+    emit(
+        document,
+        table(("METRIC", "VALUE"), [(name, f"{value:.6g}") for name, value in done.metrics.items()]),
+        json,
+    )
     if done.evaluation is not None:
         e = done.evaluation
-        note(f"features {e.features}, reference {e.reference} ({e.reference_count}), {e.count} samples", quiet)
+        note(
+            f"features {e.features}, reference {e.reference} ({e.reference_count}), {e.count} samples", quiet
+        )
     if page is not None:
         note(f"report: {page}", quiet)

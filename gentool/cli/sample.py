@@ -15,25 +15,57 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as `gentool train` printed it.")],
-    count: Annotated[int | None, typer.Option("-n", "--count", min=1, metavar="N", help="How many samples.", show_default=False)] = None,
-    solver: Annotated[str | None, typer.Option(metavar="NAME", help="See `gentool solvers list`.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(min=1, metavar="K", help="Steps of the solver's grid.", show_default=False)] = None,
-    grid: Annotated[str | None, typer.Option(metavar="NAME", help="Step grid: karras, log-snr, power-t ...", show_default=False)] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--count", min=1, metavar="N", help="How many samples.", show_default=False),
+    ] = None,
+    solver: Annotated[
+        str | None, typer.Option(metavar="NAME", help="See `gentool solvers list`.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Steps of the solver's grid.", show_default=False)
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Step grid: karras, log-snr, power-t ...", show_default=False),
+    ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the solver: eta=0.5", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the solver: eta=0.5", show_default=False),
     ] = None,
     guidance: Annotated[
-        list[str] | None, typer.Option(metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ...", show_default=False)
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ...", show_default=False
+        ),
     ] = None,
-    threshold: Annotated[str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)] = None,
+    threshold: Annotated[
+        str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)
+    ] = None,
     label: Annotated[
-        str | None, typer.Option(metavar="L", help="Class by number or name; several with commas, taken in turn.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="L",
+            help="Class by number or name; several with commas, taken in turn.",
+            show_default=False,
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="S", help="Fixes every sample's noise.", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, metavar="B", help="Samples per network call.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="S", help="Fixes every sample's noise.", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="B", help="Samples per network call.", show_default=False)
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work.")] = 1,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="OUT", help="File by its suffix (.h5 .npz .png .ply) or a folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="File by its suffix (.h5 .npz .png .ply) or a folder.",
+            show_default=False,
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -67,7 +99,9 @@ def sample(
             on_sample=lambda now, total: report(now, total, {}),
             say=lambda line: note(line, quiet),
         )
-    note(f"{done.count} samples, {done.nfe:g} network calls each ({done.solver}), {done.seconds:.1f} s", quiet)
+    note(
+        f"{done.count} samples, {done.nfe:g} network calls each ({done.solver}), {done.seconds:.1f} s", quiet
+    )
     result = {
         "path": str(done.path),
         "count": done.count,

@@ -18,23 +18,40 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Overrides: trainer.max_steps=10 optimizer.lr=1e-4", show_default=False),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Overrides: trainer.max_steps=10 optimizer.lr=1e-4", show_default=False
+        ),
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The run folder itself (default: runs/RECIPE/TIME-ID).", show_default=False),
+        typer.Option(
+            metavar="DIR", help="The run folder itself (default: runs/RECIPE/TIME-ID).", show_default=False
+        ),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="auto|RUN", help="Go on from the newest good state; auto starts when there is none.", show_default=False),
+        typer.Option(
+            metavar="auto|RUN",
+            help="Go on from the newest good state; auto starts when there is none.",
+            show_default=False,
+        ),
     ] = None,
-    devices: Annotated[int | None, typer.Option(min=1, metavar="N", help="Devices per node.", show_default=False)] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Machines.", show_default=False)] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Devices per node.", show_default=False)
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Machines.", show_default=False)
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print every value with its origin, the model's size and speed; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print every value with its origin, the model's size and speed; write nothing."
+        ),
     ] = False,
     allow_change: Annotated[
         bool, typer.Option("--allow-change", help="Resume although the recipe differs from the run's.")
@@ -47,7 +64,11 @@ def train(
     The same line with --resume auto can be repeated for ever: it goes on where a killed run stopped, and does nothing
     once the run is complete. SIGTERM, SIGUSR1 and Ctrl-C save at the next step (exit codes 75, 75, 130).
     """
-    extra = [f"trainer.{key}={value}" for key, value in (("devices", devices), ("nodes", nodes)) if value is not None]
+    extra = [
+        f"trainer.{key}={value}"
+        for key, value in (("devices", devices), ("nodes", nodes))
+        if value is not None
+    ]
     changes = [*(overrides or []), *extra]
     if dry_run:
         _dry_run(recipe, changes, json)

@@ -90,10 +90,12 @@ class Predictor:
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """x (B, ...) canonical state, sigma a number, 0-d or (B,) tensor -> D (B, ...) in x's dtype."""
         self._batch = x.shape[0]
-        level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).clamp(
-            self.sigma_min, self.sigma_max
-        )
-        level = level.to(self.dtype).expand(x.shape[0]).contiguous()
+        if isinstance(sigma, Tensor):
+            level = sigma.to(x.device, torch.float64).clamp(self.sigma_min, self.sigma_max)
+            level = level.to(self.dtype).expand(x.shape[0]).contiguous()
+        else:  # filled on the device: a copy from the host would wait for the queue
+            value = min(max(sigma, self.sigma_min), self.sigma_max)
+            level = torch.full(x.shape[:1], value, dtype=self.dtype, device=x.device)
         fed = x.to(self.dtype)
         if self.guidance is None:
             x0 = self._call(fed, level, self.label)

@@ -52,7 +52,7 @@ def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, Any]:
         RecipeError: with every fault at once.
     """
     problems: list[Problem] = []
-    values = apply(Node({}, where), pairs, problems).plain()
+    values = apply(Node({}, where, where), pairs, problems).plain()
     if problems:
         raise RecipeError(problems)
     return dict(values)

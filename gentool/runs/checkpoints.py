@@ -50,7 +50,9 @@ def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
         GentoolError: it could not be written whole; what was there before is untouched.
     """
     path = folder / f"step-{step:08d}.ckpt"
-    path.with_suffix(".json").unlink(missing_ok=True)  # a file saved again is not good before its new manifest
+    path.with_suffix(".json").unlink(
+        missing_ok=True
+    )  # a file saved again is not good before its new manifest
     with atomic_write(path) as scratch:
         out = _write_hashed(state, scratch)
         if _sha256(scratch) != out.sha.hexdigest():
@@ -70,7 +72,9 @@ def _write_hashed(state: dict[str, Any], path: Path) -> _Hashing:
             raw.flush()
             os.fsync(raw.fileno())
     except RuntimeError as error:  # torch's zip writer hides the write's own error behind an assertion
-        raise error.__context__ if isinstance(error.__context__, OSError) else OSError(errno.EIO, str(error)) from None
+        raise (
+            error.__context__ if isinstance(error.__context__, OSError) else OSError(errno.EIO, str(error))
+        ) from None
     return out
 
 

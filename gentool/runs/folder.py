@@ -1,6 +1,6 @@
 """The run folder: what a training run leaves behind, and the only way in to it.
 
-    recipe.yaml  model.safetensors  checkpoints/  metrics.csv  metrics.jsonl  provenance.json  samples/  README.md
+recipe.yaml  model.safetensors  checkpoints/  metrics.csv  metrics.jsonl  provenance.json  samples/  README.md
 """
 
 from __future__ import annotations

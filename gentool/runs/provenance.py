@@ -12,7 +12,17 @@ from typing import Any
 
 import gentool
 
-PACKAGES = ("torch", "lightning", "numpy", "scipy", "scikit-learn", "torchmetrics", "h5py", "safetensors", "opacus")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torchmetrics",
+    "h5py",
+    "safetensors",
+    "opacus",
+)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -42,7 +52,9 @@ def git_revision() -> str | None:
         return None
     try:
         git = ["git", "-C", str(root)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
         dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -36,7 +36,9 @@ def model_card(
     if metrics:
         lines += ["", "## Evaluation", ""]
         lines += [f"- {name}: {value:.5g}" for name, value in metrics["metrics"].items()]
-        lines.append(f"- features `{metrics['features']}`, reference `{metrics['reference']}`, {metrics['count']} samples")
+        lines.append(
+            f"- features `{metrics['features']}`, reference `{metrics['reference']}`, {metrics['count']} samples"
+        )
     lines += [
         "",
         "## Privacy",

@@ -27,7 +27,7 @@ class DryRun:
 
     resolved: Resolved
     family: str
-    parameters: dict[str, Any]
+    parameters: networks.Summary
     steps_per_second: float
     memory_bytes: int
     measured_batch: int

@@ -45,11 +45,20 @@ class Evaluated:
 
     def document(self) -> dict[str, Any]:
         """The JSON document of design.md section 3."""
-        base: dict[str, Any] = {"features": None, "reference": None, "count": 0, "details": {}, "warnings": []}
+        base: dict[str, Any] = {
+            "features": None,
+            "reference": None,
+            "count": 0,
+            "details": {},
+            "warnings": [],
+        }
         if self.evaluation is not None:
             base = self.evaluation.document()
         base["details"] = {**base["details"], **self.details}
-        return base | {"metrics": self.metrics, "samples": None if self.samples is None else str(self.samples)}
+        return base | {
+            "metrics": self.metrics,
+            "samples": None if self.samples is None else str(self.samples),
+        }
 
 
 def evaluate(
@@ -92,7 +101,9 @@ def evaluate(
         images, labels, provenance, samples = read.array, read.labels, read.provenance, Path(target)
         images, labels = _first(images, labels, count, target)
         resolved = _recipe_of(provenance)
-        asked = tuple(metrics) or (resolved.recipe.evaluate.metrics if resolved else ("fid", "precision-recall"))
+        asked = tuple(metrics) or (
+            resolved.recipe.evaluate.metrics if resolved else ("fid", "precision-recall")
+        )
         if BITS_PER_DIM in asked:
             raise UserError(f"{BITS_PER_DIM} needs the model: give the run folder, not its samples", target)
     figures: dict[str, float] = {}
@@ -100,7 +111,9 @@ def evaluate(
     evaluation = None
     if images is not None:
         if reference is None and resolved is None:
-            raise UserError("the file does not say what it was trained on: name the data with --reference", target)
+            raise UserError(
+                "the file does not say what it was trained on: name the data with --reference", target
+            )
         config = resolved.recipe.data if reference is None and resolved else parse_source(str(reference))
         chosen = features or (resolved.recipe.evaluate.features if resolved else "classifier")
         evaluation = judge(

@@ -58,4 +58,9 @@ def bits_per_dim(
             report(indices[-1] + 1, count, {})
     each = torch.cat(bits)
     error = float(each.std() / count**0.5) if count > 1 else float("nan")
-    return float(each.mean()), {"count": count, "standard_error": error, "nfe": calls / count, "split": "test"}
+    return float(each.mean()), {
+        "count": count,
+        "standard_error": error,
+        "nfe": calls / count,
+        "split": "test",
+    }

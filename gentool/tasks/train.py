@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from gentool import families
 from gentool.data import DataSpec, StepBatches, loader, open_set
@@ -79,7 +78,7 @@ def train(
     run = find_run(resolved, run_dir=Path(chosen) if chosen else run_dir, resume=resume)
     if run is None:
         run = RunFolder(run_dir or new_path(resolved.name))
-    if rank_zero_only.rank not in (0, None):
+    if not is_main_process():
         return _train(run, resolved, None, lambda line: None, started)
     run.create()
     with run.lock():
@@ -109,7 +108,7 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
         snapshot.restore_weights(module, state)
         done = module.step >= config.max_steps
         say(f"{'complete at' if done else 'going on from'} step {module.step} of {config.max_steps}")
-    rank_zero = rank_zero_only.rank in (0, None)
+    rank_zero = is_main_process()
     provenance = {
         **describe_machine(),
         "recipe": resolved.name,
@@ -151,15 +150,19 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
     return Trained(run.path, module.step, seconds, rows[-1]["loss"] if rows else None, main=rank_zero)
 
 
+def is_main_process() -> bool:
+    """Whether this process is rank 0: the launcher (Lightning's, torchrun's or Slurm's) says so in the environment."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((int(rank) == 0 for rank in ranks if rank is not None), True)
+
+
 def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
     """The family's module with freshly initialised weights; the same for the same seed."""
     torch.manual_seed(mix(recipe.seed, "weights"))
     return families.module_class(recipe.family)(recipe, spec)
 
 
-def fit(
-    module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say
-) -> None:
+def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say) -> None:
     """Lightning's loop over the steps that are left."""
     config = recipe.trainer
     trainer = Trainer(
@@ -195,7 +198,9 @@ def fit(
         stop=config.max_steps * config.accumulate,
     )
     try:
-        trainer.fit(module, loader(dataset, batches, workers=recipe.data.workers, pin=torch.cuda.is_available()))
+        trainer.fit(
+            module, loader(dataset, batches, workers=recipe.data.workers, pin=torch.cuda.is_available())
+        )
     except torch.OutOfMemoryError as error:
         raise GentoolError(
             f"out of GPU memory: lower data.batch_size or raise trainer.accumulate, or use trainer.precision=bf16-mixed ({error})"
@@ -222,7 +227,9 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
     try:
         return TensorBoardLogger(folder, name="tensorboard", version="")
     except ModuleNotFoundError:
-        raise UserError("trainer.loggers: tensorboard is not installed; pip install 'gentool[tensorboard]'") from None
+        raise UserError(
+            "trainer.loggers: tensorboard is not installed; pip install 'gentool[tensorboard]'"
+        ) from None
 
 
 def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
@@ -249,10 +256,16 @@ def check_data(before: dict[str, Any], fingerprint: str, run: RunFolder) -> None
         )
 
 
-def finish(run: RunFolder, resolved: Resolved, module: GenModule, log: MetricsLog | None, seconds: float) -> None:
+def finish(
+    run: RunFolder, resolved: Resolved, module: GenModule, log: MetricsLog | None, seconds: float
+) -> None:
     """Closes the provenance with the time this life took, and writes the model card."""
     provenance = run.read_provenance()
-    provenance["lives"][-1] |= {"to_step": module.step, "seconds": round(seconds, 3), "device": str(module.device)}
+    provenance["lives"][-1] |= {
+        "to_step": module.step,
+        "seconds": round(seconds, 3),
+        "device": str(module.device),
+    }
     provenance["steps"] = module.step
     write_json(run.provenance, provenance)
     write_text(run.card, model_card(resolved, provenance, log.rows if log else []))
@@ -260,8 +273,12 @@ def finish(run: RunFolder, resolved: Resolved, module: GenModule, log: MetricsLo
 
 def stopped(signum: int, step: int, run: RunFolder) -> GentoolError:
     if signum == signal.SIGINT:
-        return InterruptedError_(f"interrupted at step {step} with the state saved; go on with --resume {run.path}")
-    return PreemptedError(f"stopped by signal {signum} at step {step} with the state saved; go on with --resume auto")
+        return InterruptedError_(
+            f"interrupted at step {step} with the state saved; go on with --resume {run.path}"
+        )
+    return PreemptedError(
+        f"stopped by signal {signum} at step {step} with the state saved; go on with --resume auto"
+    )
 
 
 def quiet_lightning() -> None:

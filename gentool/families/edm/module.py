@@ -35,7 +35,9 @@ class EdmModule(GenModule):
         if config.conditional and spec.classes == 0:
             raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
         if (config.augment or config.flip) and spec.kind != "image":
-            raise UserError(f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data")
+            raise UserError(
+                f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
+            )
         self.classes = spec.classes if config.conditional else 0
         process = processes.build(config.process)
         precond = preconds.build(config.chosen_precond, process)
@@ -64,7 +66,10 @@ class EdmModule(GenModule):
         if config.augment:
             x0, labels_of_augment = augment(x0, self.host_rng, config.augment)
         elif config.flip:
-            mirrored = self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device)) < 0.5
+            mirrored = (
+                self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+                < 0.5
+            )
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
         draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
         u, noise = (self.own_rows(v) for v in draws)
@@ -104,4 +109,6 @@ def network_shape(spec: DataSpec) -> tuple[int, tuple[int, ...]]:
         return spec.shape[0], tuple(spec.shape[1:])
     if spec.kind == "vector":
         return 1, tuple(spec.shape)
-    raise UserError(f"the edm family models images and vectors, not {spec.kind}; for clouds see the family lion")
+    raise UserError(
+        f"the edm family models images and vectors, not {spec.kind}; for clouds see the family lion"
+    )

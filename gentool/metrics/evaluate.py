@@ -134,9 +134,7 @@ def _check(samples: Images, reference: Images, held_out: Images | None, chosen: 
             if held_out.fingerprint == reference.fingerprint:
                 raise UserError("is the reference itself: held-out images must be others", held_out.name)
             if "labels" in info.needs and held_out.classes is None:
-                raise UserError(
-                    f"{info.name} needs labels of the held-out images; there are none", held_out.name
-                )
+                raise UserError(f"{info.name} needs labels of the held-out images", held_out.name)
         if "labels" in info.needs:
             if samples.classes is None:
                 raise UserError(

@@ -233,7 +233,7 @@ def inception(reference: Images, workshop: Workshop) -> InceptionExtractor:
     if not named:
         raise UserError(
             f"the extractor inception needs a weights file: set {VARIABLE} to the FID Inception V3's "
-            "state dict as .safetensors (docs/metrics.md says how to make it); classifier and pixels need no file"
+            "state dict as .safetensors (docs/metrics.md says how); classifier and pixels need no file"
         )
     path = Path(named)
     if not path.is_file():

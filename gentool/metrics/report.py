@@ -1,0 +1,177 @@
+"""The HTML report: one file, no scripts, nothing loaded from anywhere; it reads the same in ten years.
+
+Everything that comes from outside is escaped. Figures of different extractors stand in tables of their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gentool.metrics.catalog import METRICS
+from gentool.metrics.curve import line_chart
+
+SHOWN = 64
+"""Most samples in the grid."""
+TILE = 64
+"""Small pictures are enlarged to about this many pixels."""
+NOT_PRIVATE = "Trained without differential privacy: samples and weights may reveal training examples."
+
+
+def render(
+    title: str,
+    *,
+    summary: str = "",
+    evaluations: Sequence[Mapping[str, Any]] = (),
+    images: np.ndarray | None = None,
+    labels: Sequence[int] | None = None,
+    loss: Sequence[tuple[float, float]] = (),
+    recipe: str = "",
+    provenance: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+    privacy: str = NOT_PRIVATE,
+) -> str:
+    """The report as one HTML document.
+
+    Args:
+        title, summary: what was made, in a few words and in a sentence.
+        evaluations: `Evaluation.document()` of each extractor; `metrics` may hold further figures.
+        images: samples, uint8 (N, H, W, C) with C = 1 or 3; the first 64 are shown.
+        labels: their classes, when they have any.
+        loss: (step, loss) rows.
+        recipe: the resolved recipe's text.
+        provenance: versions, command line, fingerprints ...; nested mappings are flattened.
+        warnings: what to mind, besides the evaluations' own.
+        privacy: what can be said about privacy, in words.
+    """
+    all_warnings = dict.fromkeys([*warnings, *(line for e in evaluations for line in e.get("warnings", ()))])
+    sections = {
+        "Warnings": _list(list(all_warnings)),
+        "Evaluation": "".join(map(_evaluation, evaluations)),
+        "Samples": "" if images is None or not len(images) else _grid(images[:SHOWN], len(images), labels),
+        "Training loss": f"<figure>{chart}</figure>" if (chart := line_chart(loss, "step", "loss")) else "",
+        "Privacy": f"<p>{escape(privacy)}</p>",
+        "Recipe": f"<pre><code>{escape(recipe)}</code></pre>" if recipe else "",
+        "Provenance": _table(("what", "value"), _flat(provenance or {})) if provenance else "",
+    }
+    sections = {name: body for name, body in sections.items() if body}
+    links = "".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in sections)
+    style = files("gentool.metrics").joinpath("report.css").read_text(encoding="utf-8")
+    lead = f'<p class="lead">{escape(summary)}</p>' if summary else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{escape(title)}</h1>{lead}</header>\n"
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n'
+        + "\n".join(_section(name, body) for name, body in sections.items())
+        + "\n<footer><p>Made by gentool. Figures can be compared only with figures of the same extractor, "
+        "reference, count and preprocessing.</p></footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def _section(name: str, body: str) -> str:
+    mark = ' class="warnings"' if name == "Warnings" else ""
+    anchor = _anchor(name)
+    return (
+        f'<section id="{anchor}" aria-labelledby="{anchor}-h"{mark}>'
+        f'<h2 id="{anchor}-h">{name}</h2>{body}</section>'
+    )
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def _evaluation(document: Mapping[str, Any]) -> str:
+    """How the figures were made, the figures, and each metric's settings."""
+    known = {
+        value: (info, better) for info in map(METRICS.get, METRICS) for value, better in info.values.items()
+    }
+    facts = {
+        "Features": document.get("features"),
+        "Extractor": document.get("extractor"),
+        "Preprocessing": document.get("preprocessing"),
+        "Reference": document.get("reference"),
+        "Reference images": document.get("reference_count"),
+        "Reference fingerprint": document.get("reference_fingerprint"),
+        "Samples judged": document.get("count"),
+    }
+    made = "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items() if v)
+    rows = []
+    for name, value in document["metrics"].items():
+        info, better = known.get(name, (None, None))
+        direction = {True: "higher is better", False: "lower is better", None: ""}[better]
+        text = f"{value:.5g}" if math.isfinite(value) else "undefined"
+        rows.append(
+            f'<tr><th scope="row">{escape(name)}</th><td class="value">{text}</td><td>{direction}</td>'
+            f"<td>{escape(info.summary) if info else ''}</td></tr>"
+        )
+    details = {name: settings for name, settings in document.get("details", {}).items() if settings}
+    more = ""
+    if details:
+        text = escape(json.dumps(details, indent=2, ensure_ascii=False))
+        more = f"<details><summary>Settings and by-products</summary><pre><code>{text}</code></pre></details>"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("Metric", "Value", "Direction", "What it is"))
+    return (
+        f'<dl>{made}</dl><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{more}"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterator[tuple[str, str]]) -> str:
+    names = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(k)}</th><td class="plain">{escape(v)}</td></tr>' for k, v in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and text of nested mappings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str):
+            yield f"{prefix}{key}", value
+        else:
+            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:
+    """The first samples as one PNG, in rows, each at its own pixels; the browser enlarges them, square."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 128, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    buffer = io.BytesIO()
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    scale = max(1, round(TILE / max(height, width)))
+    size = f'width="{sheet.shape[1] * scale}" height="{sheet.shape[0] * scale}"'
+    what = f"{count} of {total} samples" if count < total else f"{total} samples"
+    caption = f"{what}, {height}x{width}, row by row"
+    if labels is not None:
+        caption += f"; classes {' '.join(str(int(label)) for label in labels[:count])}"
+    return (
+        f'<figure><img {size} alt="{what} in {rows} rows of {columns}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

@@ -1,0 +1,43 @@
+"""report.html of a run or a samples file, and the figures in the run's model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gentool.metrics.report import render
+from gentool.runs.atomic import write_json, write_text
+from gentool.runs.folder import RunFolder
+from gentool.tasks.card import model_card
+from gentool.tasks.evaluate import Evaluated
+from gentool.training.metricslog import read_rows
+
+
+def write_report(done: Evaluated, target: str, out: Path | None) -> Path | None:
+    """Writes the report to `out`, or into the run that was judged; returns where, None when nowhere was asked for.
+
+    A run also keeps its figures: `evaluation.json`, and a section of its model card.
+    """
+    run = RunFolder(target) if (Path(target) / "recipe.yaml").is_file() else None
+    rows = [] if run is None else read_rows(run)
+    page = out or (None if run is None else run.report)
+    if page is not None:
+        name = done.resolved.name if done.resolved else Path(target).name
+        pictures = done.images if done.images is not None and done.images.ndim == 4 else None
+        write_text(
+            page,
+            render(
+                name,
+                summary=done.resolved.recipe.description if done.resolved else "",
+                evaluations=[done.document()],
+                images=pictures,
+                labels=None if done.labels is None else [int(label) for label in done.labels],
+                loss=[(row["step"], row["loss"]) for row in rows],
+                recipe=done.resolved.text if done.resolved else "",
+                provenance={k: v for k, v in done.provenance.items() if k != "recipe"},
+            ),
+        )
+    if run is not None and done.resolved is not None:
+        document = done.document()
+        write_json(run.path / "evaluation.json", document)
+        write_text(run.card, model_card(done.resolved, done.provenance, rows, document))
+    return page

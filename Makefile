@@ -14,8 +14,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## Train, sample and judge a small diffusion model of handwritten digits; four minutes on two cores
-	$(BIN)/python -m gentool.tasks.demo
+demo: $(STAMP) ## Train, sample and judge a small model of handwritten digits: under four minutes on two cores
+	@set -e; PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	run=$$(gentool train quickstart); \
+	picture=$$(gentool sample $$run -n 100 -o $$run/samples/digits.png); \
+	gentool evaluate $$run; \
+	printf '\n%-9s %s\n' run $$run picture $$picture metrics $$run/evaluation.json report $$run/report.html
 
 test: $(STAMP) ## The fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -66,9 +66,21 @@ class DataConfig(Strict):
         """Whether the data are on this machine."""
         return True
 
+    def outline(self) -> Outline | None:
+        """What the examples will be, known without the files; None where only the files tell."""
+        return None
+
     def content_options(self) -> dict[str, Any]:
         """What the fingerprint takes from the options."""
         return self.model_dump(mode="json", exclude=set(self.not_content), exclude_defaults=True)
+
+
+class Outline(NamedTuple):
+    """What is known of pictures before a file is read: channels, side in pixels, number of classes."""
+
+    channels: int
+    side: int
+    classes: int
 
 
 class ImageConfig(DataConfig):
@@ -87,8 +99,15 @@ class ImageConfig(DataConfig):
 class RootConfig(ImageConfig):
     """A named set of pictures whose files lie under a common folder."""
 
+    pictures: ClassVar[Outline]
+    """The set's pictures as its files have them."""
+
     root: str | None = None
     """Folder with the set's files, or with a folder of the set's name; absent: $GENTOOL_DATA or ./.data."""
+
+    def outline(self) -> Outline:
+        classes = self.pictures.classes if self.classes is None else len(self.classes)
+        return Outline(self.pictures.channels, self.pad or self.size or self.pictures.side, classes)
 
     def folder(self) -> Path:
         """The common folder."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -69,9 +69,10 @@ class StepEnd(Callback):
         stopping = self.stop.agreed(trainer)
         log_now = step % config.log_every == 0 or last
         save_now = step % config.checkpoint_every == 0 or last or stopping
-        # On a CPU looking at the loss is free; on a GPU it would stop the queue, so it waits for the log.
-        if log_now or save_now or module.device.type == "cpu":
-            self._check_losses(module)
+        # On a CPU looking at the loss is free; on a GPU it would stop the queue, and over several processes it
+        # would wait for the others: there it is done when a row or a checkpoint is due, before either is written.
+        if log_now or save_now or (module.device.type == "cpu" and trainer.world_size == 1):
+            self._check_losses(trainer, module)
         if log_now:
             self._write_row(trainer, module)
         if trainer.is_global_zero and self.on_step is not None:
@@ -82,11 +83,11 @@ class StepEnd(Callback):
         if stopping:
             trainer.should_stop = True
 
-    def _check_losses(self, module: GenModule) -> None:
-        if not self._losses:
-            return
+    def _check_losses(self, trainer: Trainer, module: GenModule) -> None:
         losses = torch.stack(self._losses).float()
         self._losses.clear()
+        if trainer.world_size > 1:  # the global batch's losses, so that every rank judges alike
+            losses = cast(Tensor, trainer.strategy.reduce(losses, reduce_op="mean"))
         self._sum += float(losses.sum())
         self._seen += len(losses)
         if bool(torch.isfinite(losses).all()):
@@ -94,10 +95,10 @@ class StepEnd(Callback):
         accumulate = module.recipe.trainer.accumulate
         bad = int((~torch.isfinite(losses)).nonzero()[0])
         micro = module.step * accumulate - len(losses) + bad
+        good = f"the last checkpoint, of step {self._saved_at}, is good" if self._saved_at else "nothing was saved"
         raise NonFiniteError(
-            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} (training batch {micro}); "
-            f"the last checkpoint, of step {self._saved_at}, is good: lower optimizer.lr, set trainer.clip_norm "
-            "or optimizer.warmup, and go on with --resume auto"
+            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} (training batch {micro}); {good}: "
+            "lower optimizer.lr, set trainer.clip_norm or optimizer.warmup, and start again"
         )
 
     def _write_row(self, trainer: Trainer, module: GenModule) -> None:

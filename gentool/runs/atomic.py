@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gentool.errors import GentoolError
+from gentool.errors import GentoolError, UserError
 
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
@@ -40,6 +40,22 @@ def plain_failures(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
         raise GentoolError(f"cannot write: {reason}", str(path)) from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Makes the folder and proves, before any work is done, that files can be written there.
+
+    Raises:
+        UserError: they cannot; says why.
+    """
+    probe = temporary(Path(folder) / "probe")
+    try:
+        with plain_failures(folder):
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0")
+            probe.unlink()
+    except GentoolError as error:
+        raise UserError(error.message, error.where) from error
 
 
 def sync(path: str | os.PathLike[str]) -> None:

@@ -81,11 +81,10 @@ def _parts(module: nn.Module) -> nn.Module:
 
 def data_spec(recipe: Recipe) -> DataSpec:
     """The examples' shape and classes: from the data where they are present, else what the set is known to hold."""
-    outline = recipe.data.outline()
-    if outline is None or recipe.data.present():
+    expected: DataSpec | None = recipe.data.expected_spec()
+    if expected is None or recipe.data.present():
         return open_set(recipe.data, "train").spec
-    names = tuple(map(str, range(outline.classes)))
-    return DataSpec("image", (outline.channels, outline.side, outline.side), outline.classes, names)
+    return expected
 
 
 def random_batch(spec: DataSpec, size: int, device: torch.device) -> Batch:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 from gentool import families
 from gentool.data import DataSpec, to_uint8
 from gentool.errors import CorruptError, UserError
-from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.resolve import Resolved
 from gentool.recipes.schema import Sample
+from gentool.runs.atomic import check_writable
 from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
-from gentool.runs.samples import write_samples
+from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
+from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
 
@@ -50,23 +53,42 @@ class Job:
     labels: tuple[int, ...] | None
 
 
-def load_run(path: Path | str) -> tuple[RunFolder, Resolved, GenModule]:
+def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder, Resolved, GenModule]:
     """A trained run, ready to sample: its averaged weights, in eval mode, on the CPU.
+
+    Args:
+        overrides: `KEY=VALUE` changes to its recipe, of the parts that sampling reads.
 
     Raises:
         UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
     """
     run = RunFolder.open(path)
-    resolved = resolve(run.recipe, (), families.recipe_schema)
+    resolved = stored_recipe(run, overrides)
     tensors, _ = load_weights(run.require_weights())
-    known = run.read_provenance()["data_spec"]
-    spec = DataSpec(known["kind"], tuple(known["shape"]), known["classes"], tuple(known["class_names"]))
+    spec = data_spec(run)
     module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
     return run, resolved, module.eval().requires_grad_(False)
+
+
+def data_spec(run: RunFolder) -> DataSpec:
+    """What the run was trained on.
+
+    Raises:
+        CorruptError: its provenance does not say.
+    """
+    try:
+        known = run.read_provenance()["data_spec"]
+        return DataSpec(known["kind"], tuple(known["shape"]), known["classes"], tuple(known["class_names"]))
+    except (KeyError, TypeError):
+        raise CorruptError(
+            "does not say what the model was trained on (data_spec); go on with the run by "
+            "`gentool train --resume`, which writes it again",
+            str(run.provenance),
+        ) from None
 
 
 def sample(
@@ -91,9 +113,9 @@ def sample(
         devices: processes that share the work (one a GPU, or CPU processes).
     """
     started = time.perf_counter()
-    run, resolved, module = load_run(path)
-    chosen = resolved.recipe.sample.model_copy(update=dict(settings or {}))
-    chosen = Sample.model_validate(chosen.model_dump())
+    changes = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    run, resolved, module = load_run(path, changes)
+    chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
     if count < 1:
         raise UserError(f"-n must be at least 1, got {count}")
@@ -101,6 +123,9 @@ def sample(
     job = Job(str(run.path), chosen, seed, label_cycle(label, module))
     for line in module.check_request(chosen):
         say(line)
+    out = out or run.samples / f"{chosen.solver}-{chosen.steps}-seed{seed}-n{count}.h5"
+    check_output(out, module.spec.kind)
+    check_writable(out.parent)
     arrays, nfe = [], []
     for part, calls in _work(job, module, count, devices):
         arrays.append(part)
@@ -110,7 +135,6 @@ def sample(
     images = np.concatenate(arrays)
     labels = None if job.labels is None else np.array([job.labels[i % len(job.labels)] for i in range(count)])
     mean_nfe = sum(nfe) / count
-    out = out or run.samples / f"{chosen.solver}-{chosen.steps}-seed{seed}-n{count}.h5"
     provenance = {
         **describe_machine(),
         "run": run.path.name,
@@ -122,7 +146,6 @@ def sample(
         "sample": chosen.model_dump_json(),
         "data_fingerprint": run.read_provenance().get("data_fingerprint", ""),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)

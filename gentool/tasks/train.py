@@ -79,18 +79,25 @@ def train(
     if run is None:
         run = RunFolder(run_dir or new_path(resolved.name))
     if not is_main_process():
-        return _train(run, resolved, None, lambda line: None, started)
+        return _train(run, resolved, None, lambda line: None, started, allow_change)
     run.create()
     with run.lock():
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:
-            return _train(run, resolved, on_step, say, started)
+            return _train(run, resolved, on_step, say, started, allow_change)
         finally:
             os.environ.pop(RUN_DIR, None)
 
 
-def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say, started: float) -> Trained:
+def _train(
+    run: RunFolder,
+    resolved: Resolved,
+    on_step: OnStep | None,
+    say: Say,
+    started: float,
+    allow_change: bool,
+) -> Trained:
     recipe, config = resolved.recipe, resolved.recipe.trainer
     quiet_lightning()
     torch.set_float32_matmul_precision(config.matmul)
@@ -100,7 +107,8 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
     for line in bad:
         say(f"warning: {line}; going on from the one before it")
     before = run.read_provenance()
-    check_data(before, dataset.fingerprint, run)
+    if not allow_change:
+        check_data(before, dataset.fingerprint, run)
     if state is None:
         module.fit_to_data(dataset)
         module.prepare_training()
@@ -187,7 +195,7 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag
             f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
         )
     if config.compile:
-        compile_network(module, say)
+        compile_network(module, trainer.strategy.root_device, say)
     batches = StepBatches(
         len(dataset),
         recipe.data.batch_size,
@@ -210,13 +218,19 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag
         flag.uninstall()
 
 
-def compile_network(module: GenModule, say: Say) -> None:
-    """torch.compile in place, so that names in the state dict stay as they are."""
+def compile_network(module: GenModule, device: torch.device, say: Say) -> None:
+    """torch.compile in place, so that names in the state dict stay as they are.
+
+    Compilation happens at the first call, so what it needs (a compiler for the device) is tried on a sum first.
+    """
     try:
-        for child in module.compiled_parts():
-            child.compile()
-    except RuntimeError as error:
-        say(f"warning: torch.compile is not available here, training goes on without it: {error}")
+        torch.compile(torch.add)(*torch.ones(2, 2, device=device))
+    except Exception as error:  # whatever the backend raises
+        reason = str(error).splitlines()[0]
+        say(f"warning: torch.compile does not work here, training goes on without it: {reason}")
+        return
+    for child in module.compiled_parts():
+        child.compile()
 
 
 def make_loggers(names: Sequence[str], folder: Path) -> Any:
@@ -252,7 +266,9 @@ def check_data(before: dict[str, Any], fingerprint: str, run: RunFolder) -> None
     known = before.get("data_fingerprint")
     if known is not None and known != fingerprint:
         raise UserError(
-            f"the data differ from those this run was trained on (fingerprint {fingerprint[:12]}, was {known[:12]})",
+            "the data differ from those this run was trained on "
+            f"(fingerprint {fingerprint[:12]}, was {known[:12]}); bring the old data back, start a new run, "
+            "or add --allow-change",
             str(run.path),
         )
 

@@ -44,7 +44,8 @@ class StepEnd(Callback):
         self._metrics: dict[str, float] = {}
         self._clock = time.perf_counter()
         self._clock_step = 0
-        self._saved_at = -1
+        self._saved_at = 0
+        self._lr = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, GenModule)
@@ -65,6 +66,7 @@ class StepEnd(Callback):
         if (batch_idx + 1) % config.accumulate:
             return
         module.end_step(len(batch[0]) * trainer.world_size * config.accumulate)
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         step, last = module.step, module.step >= config.max_steps
         stopping = self.stop.agreed(trainer)
         log_now = step % config.log_every == 0 or last
@@ -78,6 +80,7 @@ class StepEnd(Callback):
         if trainer.is_global_zero and self.on_step is not None:
             self.on_step(step, config.max_steps, self._metrics)
         if save_now:
+            self._check_weights(module)
             self.save(trainer, module)
             self._saved_at = step
         if stopping:
@@ -95,10 +98,27 @@ class StepEnd(Callback):
         accumulate = module.recipe.trainer.accumulate
         bad = int((~torch.isfinite(losses)).nonzero()[0])
         micro = module.step * accumulate - len(losses) + bad
-        good = f"the last checkpoint, of step {self._saved_at}, is good" if self._saved_at else "nothing was saved"
         raise NonFiniteError(
-            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} (training batch {micro}); {good}: "
-            "lower optimizer.lr, set trainer.clip_norm or optimizer.warmup, and start again"
+            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} "
+            f"(training batch {micro}, learning rate {self._lr:g}); {self._advice()}"
+        )
+
+    def _check_weights(self, module: GenModule) -> None:
+        """A gradient that overflows under a finite loss shows in the weights, which must not be saved."""
+        for name, weight in module.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise NonFiniteError(
+                    f"the loss is finite, but the weights {name} are NaN or infinite after step "
+                    f"{module.step} (learning rate {self._lr:g}); {self._advice()}"
+                )
+
+    def _advice(self) -> str:
+        change = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
+        if self._saved_at == 0:
+            return f"there is no checkpoint yet: {change}, and start again"
+        return (
+            f"the checkpoint of step {self._saved_at} is good: {change}, "
+            "and go on with --resume auto --allow-change"
         )
 
     def _write_row(self, trainer: Trainer, module: GenModule) -> None:
@@ -108,7 +128,7 @@ class StepEnd(Callback):
         self._metrics = {
             "step": module.step,
             "loss": self._sum / max(1, self._seen),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "images_per_second": steps * size / max(1e-9, now - self._clock),
             **{k: float(v) for k, v in trainer.callback_metrics.items() if k != "loss"},
         }

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from gentool.data.fetch import Remote
-from gentool.data.options import Outline, RootConfig, Split
+from gentool.data.options import RootConfig, Split
 from gentool.data.sets.images import PictureSource, open_layout, picture_faults
 from gentool.data.source import ArraySource, Fault, Source
 from gentool.errors import CorruptError, UserError
@@ -25,9 +25,10 @@ class Cifar10Config(RootConfig):
     name: Literal["cifar10"] = "cifar10"
     """Photographs of ten things, 50000 + 10000, 32x32 RGB."""
 
-    pictures: ClassVar[Outline] = Outline(3, 32, 10)
     what: ClassVar[str] = "photographs of ten things, 50000 + 10000, 32x32 RGB, 10 classes"
     origin: ClassVar[str] = "Krizhevsky 2009; `gentool data fetch cifar10`"
+    original: ClassVar[tuple[int, int, int]] = (32, 32, 3)
+    class_names: ClassVar[tuple[str, ...]] = CLASSES
     remotes: ClassVar[tuple[Remote, ...]] = (
         Remote(
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",

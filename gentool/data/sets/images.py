@@ -22,7 +22,7 @@ import numpy as np
 
 from gentool.data import pictures
 from gentool.data.archive import Tree, open_tree, scan_tree
-from gentool.data.options import ImageConfig, Outline, Split
+from gentool.data.options import ImageConfig, Split
 from gentool.data.source import DataSpec, Fault, Source, checked_labels
 from gentool.errors import CorruptError, UserError
 from gentool.recipes.schema import Positive
@@ -63,9 +63,12 @@ class ImagesConfig(ImageConfig):
     def present(self) -> bool:
         return Path(self.path).exists()
 
-    def outline(self) -> Outline | None:
+    def expected_spec(self) -> DataSpec | None:
         side = self.pad or self.size
-        return None if side is None else Outline(self.channels or 3, side, self.class_count or 0)
+        if side is None:
+            return None
+        names = tuple(map(str, range(self.class_count or 0)))
+        return DataSpec("image", (self.channels or 3, side, side), len(names), names)
 
     def faults(self) -> Iterator[Fault]:
         return picture_faults(self.path, self, self.channels)

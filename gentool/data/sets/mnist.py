@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from gentool.data.fetch import Remote
 from gentool.data.idx import read_idx
-from gentool.data.options import Outline, RootConfig, Split
+from gentool.data.options import RootConfig, Split
 from gentool.data.source import ArraySource, Source
 from gentool.errors import UserError
 
@@ -20,9 +20,9 @@ class MnistConfig(RootConfig):
     name: Literal["mnist"] = "mnist"
     """Handwritten digits, 60000 + 10000, 28x28 gray."""
 
-    pictures: ClassVar[Outline] = Outline(1, 28, 10)
     what: ClassVar[str] = "handwritten digits, 60000 + 10000, 28x28 gray, 10 classes"
     origin: ClassVar[str] = "LeCun, Cortes and Burges; `gentool data fetch mnist`"
+    original: ClassVar[tuple[int, int, int]] = (28, 28, 1)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
     aliases: ClassVar[tuple[str, ...]] = ("MNIST/raw",)  # where torchvision puts them
     # Hashes of the content: mirrors carry several gzip files of the same bytes.

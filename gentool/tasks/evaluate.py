@@ -16,7 +16,7 @@ from gentool.errors import UserError
 from gentool.metrics.cache import default_folder
 from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
-from gentool.metrics.images import ImageArray, ImageSet
+from gentool.metrics.images import ImageArray, Images, ImageSet, VectorArray
 from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import read_samples
@@ -118,7 +118,7 @@ def evaluate(
         config = resolved.recipe.data if reference is None and resolved else parse_source(str(reference))
         chosen = features or (resolved.recipe.evaluate.features if resolved else "classifier")
         evaluation = judge(
-            ImageArray(images, labels, name="samples"),
+            as_images(images, labels),
             ImageSet(open_set(config, "train"), config.name),
             [name for name in asked if name != BITS_PER_DIM],
             chosen,
@@ -126,6 +126,7 @@ def evaluate(
             cache=default_folder(),
             device="cuda" if torch.cuda.is_available() else "cpu",
             seed=seed,
+            progress=None if report is None else lambda name, done, total: report(done, total, {}),
         )
         figures |= evaluation.metrics
         for line in evaluation.warnings:
@@ -134,6 +135,11 @@ def evaluate(
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
+
+
+def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
+    """Samples as the judges take them."""
+    return VectorArray(array) if array.ndim == 2 else ImageArray(array, labels)
 
 
 def _draw(

@@ -1,7 +1,7 @@
 """Every recipe that comes with gentool: parsed, built, measured and trained for a step on tiny data.
 
-The networks of the papers are built whole on the meta device, which costs nothing, and counted; the step that all
-tests take uses fewer channels, and the one at full size is slow.
+The networks of the papers are built whole on the meta device, which costs nothing, and counted; their fast
+step has fewer channels, and the one at full size is slow.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
 
@@ -28,6 +29,7 @@ def guarded(work: Callable[[], None], as_json: bool) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # one that cannot encode a sign gets its escape instead
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         try:
             work()
@@ -51,6 +53,11 @@ def _reader_gone() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _show_warning(message: Warning | str, *where: object) -> None:
+    """A warning is for the person at the command line, who has no use for the line of code it came from."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _tell(error: BaseException, as_json: bool) -> int:

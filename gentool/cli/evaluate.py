@@ -66,15 +66,11 @@ def evaluate(
         )
     page = write_report(done, target, report)
     document = done.document() | {"report": None if page is None else str(page)}
-    emit(
-        document,
-        table(("METRIC", "VALUE"), [(name, f"{value:.6g}") for name, value in done.metrics.items()]),
-        json,
-    )
+    rows = [(name.replace("-", " "), f"{value:.6g}") for name, value in done.metrics.items()]
+    emit(document, table(("METRIC", "VALUE"), rows), json)
     if done.evaluation is not None:
         e = done.evaluation
-        note(
-            f"features {e.features}, reference {e.reference} ({e.reference_count}), {e.count} samples", quiet
-        )
+        note(f"features: {e.features} ({e.extractor or e.preprocessing})", quiet)
+        note(f"reference: {e.reference}, {e.reference_count} images; {e.count} samples", quiet)
     if page is not None:
         note(f"report: {page}", quiet)

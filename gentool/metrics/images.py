@@ -110,7 +110,7 @@ class ImageArray:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self), BATCH):
             rows = slice(start, start + BATCH)
-            x = torch.from_numpy(np.ascontiguousarray(self._images[rows].transpose(0, 3, 1, 2)))
+            x = torch.from_numpy(self._images[rows].transpose(0, 3, 1, 2).copy())
             yield x, None if self._labels is None else torch.from_numpy(self._labels[rows])
 
 

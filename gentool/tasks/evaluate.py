@@ -17,10 +17,11 @@ from gentool.metrics.cache import default_folder
 from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
 from gentool.metrics.images import ImageArray, ImageSet
-from gentool.recipes.resolve import Resolved, resolve, resolve_text
+from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import read_samples
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import Sampled, load_run, sample
 
 BITS_PER_DIM = "bits-per-dim"
@@ -87,7 +88,7 @@ def evaluate(
     drawn: Sampled | None = None
     resolved: Resolved | None
     if run is not None:
-        resolved = resolve(run.recipe, (), families.recipe_schema)
+        resolved = stored_recipe(run)
         asked = tuple(metrics) or resolved.recipe.evaluate.metrics
         if any(name != BITS_PER_DIM for name in asked):
             say("drawing samples")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,10 @@ def check_same_run(run: RunFolder, resolved: Resolved, *, starting: bool, allow_
         )
 
 
-def stored_recipe(run: RunFolder) -> Resolved:
-    return resolve(run.recipe, (), families.recipe_schema)
+def stored_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Resolved:
+    """The recipe of a run, under the name that it was trained by."""
+    resolved = resolve(run.recipe, overrides, families.recipe_schema)
+    return replace(resolved, name=run.read_provenance().get("recipe", resolved.name))
 
 
 def differences(old: Resolved, new: Resolved) -> list[tuple[str, Any, Any]]:

@@ -16,13 +16,14 @@ import torch
 from gentool import families
 from gentool.data import DataSpec, to_uint8
 from gentool.errors import CorruptError, UserError
-from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.resolve import Resolved
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_writable
 from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
+from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
 
@@ -62,7 +63,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
         UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
     """
     run = RunFolder.open(path)
-    resolved = resolve(run.recipe, overrides, families.recipe_schema)
+    resolved = stored_recipe(run, overrides)
     tensors, _ = load_weights(run.require_weights())
     spec = data_spec(run)
     module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)

@@ -213,7 +213,8 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag
         )
     except torch.OutOfMemoryError as error:
         raise GentoolError(
-            f"out of GPU memory: lower data.batch_size or raise trainer.accumulate, or use trainer.precision=bf16-mixed ({error})"
+            "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
+            f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
     finally:
         flag.uninstall()

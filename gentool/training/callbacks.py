@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -71,9 +71,10 @@ class StepEnd(Callback):
         stopping = self.stop.agreed(trainer)
         log_now = step % config.log_every == 0 or last
         save_now = step % config.checkpoint_every == 0 or last or stopping
-        # On a CPU looking at the loss is free; on a GPU it would stop the queue, so it waits for the log.
-        if log_now or save_now or module.device.type == "cpu":
-            self._check_losses(module)
+        # On a CPU looking at the loss is free; on a GPU it would stop the queue, and over several processes it
+        # would wait for the others: there it is done when a row or a checkpoint is due, before either is written.
+        if log_now or save_now or (module.device.type == "cpu" and trainer.world_size == 1):
+            self._check_losses(trainer, module)
         if log_now:
             self._write_row(trainer, module)
         if trainer.is_global_zero and self.on_step is not None:
@@ -85,11 +86,11 @@ class StepEnd(Callback):
         if stopping:
             trainer.should_stop = True
 
-    def _check_losses(self, module: GenModule) -> None:
-        if not self._losses:
-            return
+    def _check_losses(self, trainer: Trainer, module: GenModule) -> None:
         losses = torch.stack(self._losses).float()
         self._losses.clear()
+        if trainer.world_size > 1:  # the global batch's losses, so that every rank judges alike
+            losses = cast(Tensor, trainer.strategy.reduce(losses, reduce_op="mean"))
         self._sum += float(losses.sum())
         self._seen += len(losses)
         if bool(torch.isfinite(losses).all()):

@@ -56,10 +56,10 @@ class GenModule(LightningModule):
 
     # What a family writes
 
-    def fit_to_data(self, dataset: Any) -> None:  # noqa: B027
+    def fit_to_data(self, dataset: Any) -> None:
         """Measures what the model takes from the training data (sigma_data ...); called once, before step 0."""
 
-    def assume_data(self) -> None:  # noqa: B027
+    def assume_data(self) -> None:
         """Stands in for `fit_to_data` where there are no data to measure (a dry run)."""
 
     def per_example_loss(self, batch: Batch) -> Tensor:

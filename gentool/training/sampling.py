@@ -33,7 +33,7 @@ class SampleRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     guidance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     threshold: Literal["none", "static", "dynamic"] = "none"
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[int, int], None] | None = None
 
     def noise(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Noise:

@@ -103,11 +103,13 @@ def _train(
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
     module = build_module(recipe, dataset.spec)
+    if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
+        module.double()
     state, bad = checkpoints.newest(run.checkpoints)
     for line in bad:
         say(f"warning: {line}; going on from the one before it")
     before = run.read_provenance()
-    if not allow_change:
+    if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
     if state is None:
         module.fit_to_data(dataset)

@@ -46,7 +46,10 @@ def test_the_picture_was_made_by_the_command_beside_it() -> None:
     assert command is not None
     words = command[1].split()
     assert [*made["command"][:2], *made["command"][3:]] == [*words[:2], *words[3:]]  # but for the run folder
-    then, now = resolve_text(made["recipe"], "picture", recipe_schema), resolve("quickstart", (), recipe_schema)
+    then, now = (
+        resolve_text(made["recipe"], "picture", recipe_schema),
+        resolve("quickstart", (), recipe_schema),
+    )
     assert differences(then, now) == [], "the quickstart has changed: make its picture anew"
 
 

@@ -112,23 +112,17 @@ def evaluate(
     if of_samples:
         # All that can be refused is, before samples are drawn.
         plan(of_samples, chosen)
-        if kind != "image":
-            raise UserError(f"the judges know images; these samples are of kind {kind}", target)
+        if kind == "points":
+            raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         if run is not None:
             say("drawing samples")
         images, labels, samples = get()
         evaluation = judge(
-<<<<<<< HEAD
             as_images(images, labels),
-            ImageSet(open_set(config, "train"), config.name),
-            [name for name in asked if name != BITS_PER_DIM],
-=======
-            ImageArray(images, labels, name="samples"),
             ImageSet(train, config.name),
             of_samples,
->>>>>>> conform
             chosen,
             held_out=ImageSet(held_out, f"{config.name} (held out)"),
             cache=default_folder(),
@@ -145,11 +139,11 @@ def evaluate(
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
 
 
-<<<<<<< HEAD
 def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
     """Samples as the judges take them."""
     return VectorArray(array) if array.ndim == 2 else ImageArray(array, labels)
-=======
+
+
 def _reference(asked: str | None, resolved: Resolved | None, target: str) -> DataConfig:
     """The data that samples are held against.
 
@@ -164,7 +158,6 @@ def _reference(asked: str | None, resolved: Resolved | None, target: str) -> Dat
         )
     data: DataConfig = resolved.recipe.data
     return data
->>>>>>> conform
 
 
 def _draw(

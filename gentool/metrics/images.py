@@ -148,7 +148,9 @@ class ImageSet:
 
     def __init__(self, data: DataSet, name: str) -> None:
         if data.spec.kind == "points":
-            raise UserError("these metrics judge images and vectors; the data set holds clouds of points", name)
+            raise UserError(
+                "these metrics judge images and vectors; the data set holds clouds of points", name
+            )
         self.name = name
         self.shape: tuple[int, ...] = data.spec.shape
         self.classes = data.spec.classes or None

@@ -112,8 +112,8 @@ def evaluate(
     if of_samples:
         # All that can be refused is, before samples are drawn.
         plan(of_samples, chosen)
-        if kind not in ("image", "vector"):
-            raise UserError(f"the judges know images and vectors; these samples are of kind {kind}", target)
+        if kind == "points":
+            raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         if run is not None:

@@ -1,4 +1,4 @@
-"""Names in a recipe's `sample:` and `evaluate:` blocks, checked before hours of training rather than after. No torch."""
+"""Names in a recipe's `sample:` and `evaluate:` blocks, checked before hours of training, not after. No torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gentool.errors import RecipeError, UserError
 from gentool.metrics.catalog import EXTRACTORS, METRICS
 from gentool.recipes.schema import Evaluate, Sample
 
-OF_THE_MODEL = ("bits-per-dim",)
-"""Figures of `gentool evaluate` that need the model and no samples."""
+BITS_PER_DIM = "bits-per-dim"
+"""The one figure of `gentool evaluate` that needs the model and no samples."""
 
 
 def checked_sample(block: Sample) -> Sample:
@@ -35,7 +35,7 @@ def checked_evaluate(block: Evaluate) -> Evaluate:
     """The block itself; raises `ValueError` for an unknown metric or feature extractor."""
     with _as_value_error("metrics"):
         for name in block.metrics:
-            if name not in OF_THE_MODEL:
+            if name != BITS_PER_DIM:
                 METRICS.check(name)
     with _as_value_error("features"):
         EXTRACTORS.check(block.features)

@@ -15,6 +15,7 @@ from gentool import families
 from gentool.data import open_set, parse_source
 from gentool.data.config import DataConfig
 from gentool.errors import UserError
+from gentool.families.names import BITS_PER_DIM
 from gentool.metrics.cache import default_folder
 from gentool.metrics.catalog import plan
 from gentool.metrics.evaluate import Evaluation
@@ -27,9 +28,6 @@ from gentool.runs.samples import Samples, read_samples
 from gentool.tasks.likelihood import bits_per_dim
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
-
-BITS_PER_DIM = "bits-per-dim"
-"""The one figure that needs the model and no samples."""
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]

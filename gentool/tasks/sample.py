@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def sample(
     job = Job(str(run.path), chosen, seed, label_cycle(label, module))
     for line in module.check_request(chosen):
         say(line)
-    out = out or run.samples / f"{chosen.solver}-{chosen.steps}-seed{seed}-n{count}.h5"
+    out = out or run.samples / default_name(job, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     arrays, nfe = [], []
@@ -151,6 +152,12 @@ def sample(
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
+
+
+def default_name(job: Job, count: int) -> str:
+    """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
+    asked = sha256(f"{job.settings.model_dump_json()} {job.labels}".encode()).hexdigest()[:8]
+    return f"{job.settings.solver}-{job.settings.steps}-seed{job.seed}-n{count}-{asked}.h5"
 
 
 def label_cycle(asked: str | None, module: GenModule) -> tuple[int, ...] | None:

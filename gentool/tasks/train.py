@@ -99,6 +99,8 @@ def _train(
     allow_change: bool,
 ) -> Trained:
     recipe, config = resolved.recipe, resolved.recipe.trainer
+    flag = StopFlag()
+    flag.install()
     quiet_lightning()
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
@@ -131,8 +133,6 @@ def _train(
         lives = [*before.get("lives", []), {"from_step": module.step, **provenance}]
         write_json(run.provenance, {**provenance, "lives": lives})
     log = MetricsLog(run, module.step) if rank_zero else None
-    flag = StopFlag()
-
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
         if trainer.is_global_zero:

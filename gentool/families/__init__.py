@@ -7,7 +7,7 @@ entry point of the group `gentool.families`.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from gentool.registry import Registry, resolve
 
@@ -28,9 +28,11 @@ def recipe_schema(name: str) -> type[Recipe]:
     Raises:
         UserError: for an unknown family.
     """
-    from pydantic import Field, create_model
+    from pydantic import AfterValidator, Field, create_model
 
     from gentool.data.config import CONFIGS
+    from gentool.families.names import checked_evaluate, checked_sample
+    from gentool.recipes.schema import Evaluate, Sample
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
@@ -42,6 +44,8 @@ def recipe_schema(name: str) -> type[Recipe]:
         __doc__=family.summary,
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
+        sample=(Annotated[Sample, AfterValidator(checked_sample)], shared["sample"]),
+        evaluate=(Annotated[Evaluate, AfterValidator(checked_evaluate)], shared["evaluate"]),
     )
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gentool.data import to_model
 from gentool.errors import UserError
 from gentool.metrics.cache import digest_of
-from gentool.metrics.features import Workshop
+from gentool.metrics.features import Workshop, image_shape
 from gentool.metrics.images import Images, gather
 from gentool.networks.classifier import Classifier
 from gentool.networks.config import ResNet
@@ -127,13 +127,14 @@ def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExt
         raise UserError(
             "has no labels to train the extractor 'classifier' on; use pixels or inception", reference.name
         )
+    image_shape(reference, "classifier")
     if len(reference) < 2 * HELD_OUT:
         raise UserError(
             f"has {len(reference)} images, too few to train a classifier on; use pixels", reference.name
         )
     key = {"kind": "classifier", "data": reference.fingerprint, "count": len(reference), "version": VERSION}
     if (hit := workshop.cache.load(key)) is not None:
-        model = build(reference.shape, reference.classes)
+        model = build(image_shape(reference, "classifier"), reference.classes)
         model.load_state_dict(hit[0])
         judge = Judge(model.to(workshop.device).eval(), workshop.device)
         return ClassifierExtractor(judge, hit[1]["accuracy"])

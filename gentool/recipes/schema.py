@@ -116,7 +116,7 @@ class Evaluate(Strict):
     metrics: tuple[str, ...] = ("fid", "precision-recall")
     """Metrics by name; see docs/metrics.md."""
     features: str = "classifier"
-    """Feature extractor: classifier, pixels or inception."""
+    """Feature extractor: classifier, pixels, values (of vectors) or inception."""
     count: Positive | None = None
     """Samples to judge; absent: those of `sample`."""
 

@@ -15,11 +15,12 @@ from gentool import families
 from gentool.data import open_set, parse_source
 from gentool.data.config import DataConfig
 from gentool.errors import UserError
+from gentool.families.names import BITS_PER_DIM
 from gentool.metrics.cache import default_folder
 from gentool.metrics.catalog import plan
 from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
-from gentool.metrics.images import ImageArray, ImageSet
+from gentool.metrics.images import ImageArray, Images, ImageSet, VectorArray
 from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.recipes.schema import Evaluate
 from gentool.runs.folder import RunFolder
@@ -27,9 +28,6 @@ from gentool.runs.samples import Samples, read_samples
 from gentool.tasks.likelihood import bits_per_dim
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
-
-BITS_PER_DIM = "bits-per-dim"
-"""The one figure that needs the model and no samples."""
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -112,15 +110,15 @@ def evaluate(
     if of_samples:
         # All that can be refused is, before samples are drawn.
         plan(of_samples, chosen)
-        if kind != "image":
-            raise UserError(f"the judges know images; these samples are of kind {kind}", target)
+        if kind == "points":
+            raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         if run is not None:
             say("drawing samples")
         images, labels, samples = get()
         evaluation = judge(
-            ImageArray(images, labels, name="samples"),
+            as_images(images, labels),
             ImageSet(train, config.name),
             of_samples,
             chosen,
@@ -128,6 +126,7 @@ def evaluate(
             cache=default_folder(),
             device="cuda" if torch.cuda.is_available() else "cpu",
             seed=seed,
+            progress=None if report is None else lambda name, done, total: report(done, total, {}),
         )
         figures |= evaluation.metrics
         for line in evaluation.warnings:
@@ -136,6 +135,11 @@ def evaluate(
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
+
+
+def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
+    """Samples as the judges take them."""
+    return VectorArray(array) if array.ndim == 2 else ImageArray(array, labels)
 
 
 def _reference(asked: str | None, resolved: Resolved | None, target: str) -> DataConfig:

@@ -56,7 +56,8 @@ class ImagesConfig(ImageConfig):
         source = PictureSource(layout, layout.rows(split), self, self.channels)
         if self.class_count is not None and source.spec.classes != self.class_count:
             raise UserError(
-                f"found {source.spec.classes} class folders, but data.class_count is {self.class_count}", self.path
+                f"found {source.spec.classes} class folders, but data.class_count is {self.class_count}",
+                self.path,
             )
         return source
 

@@ -42,6 +42,15 @@ def sample(
     threshold: Annotated[
         str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other key of the recipe's sample block.",
+            show_default=False,
+        ),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +105,7 @@ def sample(
             out=out,
             devices=devices,
             settings={key: value for key, value in settings.items() if value is not None},
+            changes=change or (),
             on_sample=lambda now, total: report(now, total, {}),
             say=lambda line: note(line, quiet),
         )

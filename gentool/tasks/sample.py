@@ -100,6 +100,7 @@ def sample(
     out: Path | None = None,
     devices: int = 1,
     settings: Mapping[str, Any] | None = None,
+    changes: Sequence[str] = (),
     on_sample: OnSample | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Sampled:
@@ -109,12 +110,13 @@ def sample(
 
     Args:
         label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
-        settings: what differs from the recipe's `sample:` block.
+        settings: what differs from the recipe's `sample:` block, by key.
+        changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
     """
     started = time.perf_counter()
-    changes = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    run, resolved, module = load_run(path, changes)
+    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    run, resolved, module = load_run(path, [*named, *(f"sample.{change}" for change in changes)])
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
     if count < 1:
@@ -198,7 +200,6 @@ def draw_span(
 ) -> tuple[np.ndarray, float]:
     """Samples span[0] .. span[1]-1 as the file keeps them (uint8 NHWC pictures, float32 otherwise), and their NFE."""
     indices = range(*span)
-    s = job.settings
     labels = None
     if job.labels is not None:
         labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
@@ -206,12 +207,7 @@ def draw_span(
         seed=job.seed,
         indices=indices,
         labels=labels,
-        solver=s.solver,
-        steps=s.steps,
-        grid=s.grid,
-        options=s.options,
-        guidance=s.guidance,
-        threshold=s.threshold,
+        settings=job.settings,
         device=device,
     )
     with torch.no_grad():

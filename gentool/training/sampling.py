@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentool.noise import Noise
+from gentool.recipes.schema import Sample
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,14 @@ class SampleRequest:
     Attributes:
         indices: the global index of each sample; with the seed it fixes its noise.
         labels: (B,) int64 class labels, or None for an unconditional model.
-        solver, steps, grid, options: as in the recipe's `sample:` block.
-        guidance: rules by name with their options, in order.
+        settings: the `sample:` block: solver, steps, grid, guidance ...
         on_step: called with (steps done, steps in all), for progress.
     """
 
     seed: int
     indices: Sequence[int]
     labels: Tensor | None
-    solver: str
-    steps: int
-    grid: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    guidance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    threshold: Literal["none", "static", "dynamic"] = "none"
+    settings: Sample
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[int, int], None] | None = None
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gentool import families
 from gentool.data import DataSpec, StepBatches, loader, open_set
@@ -175,23 +176,27 @@ def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
 def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say) -> None:
     """Lightning's loop over the steps that are left."""
     config = recipe.trainer
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-        precision=config.precision,
-        max_epochs=1,
-        accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
-        gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
-        deterministic=config.deterministic,
-        callbacks=[step_end],
-        logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=config.precision,
+            max_epochs=1,
+            accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
+            gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
+            deterministic=config.deterministic,
+            callbacks=[step_end],
+            logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"trainer.accelerator, devices or strategy: not on this machine: {reason}") from None
     if recipe.data.batch_size % trainer.world_size:
         raise UserError(
             f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"

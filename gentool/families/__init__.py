@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from gentool.training.module import GenModule
 
 FAMILIES: Registry[Family] = Registry(
-    "family", {"edm": "gentool.families.edm.config:FAMILY"}, group="gentool.families"
+    "family",
+    {
+        "edm": "gentool.families.edm.config:FAMILY",
+        "classifier": "gentool.families.classifier.config:FAMILY",
+    },
+    group="gentool.families",
 )
 
 

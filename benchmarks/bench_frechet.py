@@ -95,7 +95,7 @@ def run(settings: Settings) -> Result:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Children first: on Linux a child's ru_maxrss starts from its parent's, which is small until it imports torch.
+        # Children first: on Linux a child's ru_maxrss starts from its parent's, small until it imports torch.
         with context.Pool(1) as pool:
             pool.apply(cache_statistics, (folder,))
         memory = {}

@@ -1,7 +1,7 @@
 """What every benchmark shares: its options, the machine's description, medians, and the JSON it leaves.
 
-A benchmark is `bench_<name>.py` with a `run(settings) -> Result`. `docs/generate.py` turns the JSON files of `results/`
-into docs/claims.md: a claim that does not hold is written down as such, with the reason.
+A benchmark is `bench_<name>.py` with a `run(settings) -> Result`. `docs/generate.py` turns the JSON files of
+`results/` into docs/claims.md: a claim that does not hold is written down as such, with the reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-# `python benchmarks/bench_x.py` measures the checkout it lies in, whatever else is installed; children inherit it.
+# `python benchmarks/bench_x.py` measures the checkout it lies in, whatever is installed; children inherit it.
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
@@ -109,9 +109,8 @@ def main(name: str, run: Callable[[Settings], Result], about: str | None) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, asdict(document))
     for claim in result.claims:
-        print(
-            f"{'holds' if claim.holds else 'FAILS'}  {claim.claim}: {claim.measured} (against {claim.baseline})"
-        )
+        verdict = "holds" if claim.holds else "FAILS"
+        print(f"{verdict}  {claim.claim}: {claim.measured} (against {claim.baseline})")
     print(json.dumps({"result": str(path), "seconds": document.seconds}))
 
 
@@ -149,7 +148,10 @@ def describe(name: str, mode: str, result: Result, seconds: float, load: float) 
 
 
 def revision() -> str | None:
-    """The checkout's commit. Results do not make it dirty: one benchmark must not spoil the next one's provenance."""
+    """The checkout's commit, `-dirty` where files were changed other than results.
+
+    One benchmark's result must not spoil the provenance of the next.
+    """
     git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run(
@@ -164,6 +166,11 @@ def revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("-dirty" if changed.strip() else "")
+
+
+def say(line: str) -> None:
+    """Progress, for whoever waits."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def device_name() -> str:

@@ -1,4 +1,4 @@
-"""Training: the base family's step as `gentool train` takes it, against a bare torch loop with the same network."""
+"""Training: the base family's step as `gentool train` takes it, against a bare torch loop of the network."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def resolved(case: Case, seed: int) -> Resolved:
 
 
 def gentool_seconds(case: Case, seed: int) -> float:
-    """A step of `gentool train`: Lightning, our callbacks, metrics.csv and all but the checkpoint at the end."""
+    """A step of `gentool train`: Lightning, our callbacks, metrics.csv; not the last checkpoint."""
     from gentool.tasks.train import train
 
     marks: dict[int, float] = {}
@@ -140,7 +140,7 @@ def bare_seconds(case: Case, seed: int) -> float:
 
 
 def compare(case: Case, seed: int) -> Ratio:
-    """Alternating runs; which goes first alternates too, so that a machine that slows down favours neither."""
+    """Alternating runs; who goes first alternates too, so that a machine that slows down favours neither."""
     pairs = []
     for number in range(case.rounds):
         if number % 2:
@@ -173,8 +173,8 @@ def study(chosen: list[Case], seed: int) -> Result:
                 f"runs {found.low:.3f} to {found.high:.3f})",
                 "a plain torch loop: same network, loss, optimiser, EMA and data, alternating",
                 found.ratio <= 1.05,
-                f"a fixed {extra:.2f} ms a step (Lightning's loop, generators keyed by the step, the check of the "
-                f"loss) shows on a step of {found.theirs * 1e3:.1f} ms",
+                f"{extra:.2f} ms more (Lightning's loop, generators keyed by the step, the check of losses) "
+                f"show on a step of {found.theirs * 1e3:.1f} ms",
             )
         )
     return Result(

@@ -1,4 +1,4 @@
-"""Few-step solvers on a U-Net trained here: FID (the evaluation's classifier) and label accuracy by network calls.
+"""Few-step solvers on a U-Net trained here: FID (the evaluation's classifier) and label accuracy by calls.
 
 `--quick`: MNIST at half size. `--gpu`: MNIST, then on CIFAR-10 VP's training against EDM's at 18 Heun steps.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RECIPE = "edm/mnist-small"
 CALLS = (5, 10, 20)
 PUBLISHED = {"ddim": 15.69, "edm": 15.93, "dpmpp-3m": 3.00, "unipc": 2.89, "deis-tab": 4.09, "ipndm": 2.77}
-"""FID of CIFAR-10 at 10 calls with EDM's weights (the diff-sampler repository's README): context, not target."""
+"""CIFAR-10's FID at 10 calls with EDM's weights (diff-sampler repository's README): context, no target."""
 SOLVERS = ("ddim", "edm", "dpmpp-2m", "dpmpp-3m", "unipc", "deis-tab", "ipndm")
 BETTER = ("dpmpp-2m", "dpmpp-3m", "unipc", "deis-tab", "ipndm")
 """Multistep solvers: one call a step, an order above DDIM's."""
@@ -57,12 +57,12 @@ CIFAR_NETWORK = "model.network={name: song-unet, channels: 96, mult: [1, 2, 2], 
 
 
 def steps_for(solver: str, calls: int) -> int:
-    """Steps whose calls come nearest from below: Heun's 2 N - 1, everyone else's N."""
+    """The most steps that take no more calls: Heun takes 2 N - 1, everyone else N."""
     return (calls + 1) // 2 if solver == "edm" else calls
 
 
 def by_solver(module: EdmModule, data: DataSet, judge: Judge, count: int, seed: int) -> dict[str, Any]:
-    """{solver: [{nfe, fid, label_accuracy}]}, each solver on the grid it was published with, the same noise."""
+    """{solver: [{nfe, fid, label_accuracy}]}, each solver on its published grid, the same noise."""
     import torch
 
     from gentool.diffusion.grids import make_grid
@@ -80,9 +80,7 @@ def by_solver(module: EdmModule, data: DataSet, judge: Judge, count: int, seed: 
             row = {"nfe": nfe, "fid": judge.distance(pictures, reference)}
             row["label_accuracy"] = judge.accuracy(pictures, labels)
             found[solver].append(row)
-            say(
-                f"{solver}: FID {row['fid']:.4g}, label accuracy {row['label_accuracy']:.3f} at {nfe:.0f} calls"
-            )
+            say(f"{solver}, {nfe:.0f} calls: FID {row['fid']:.4g}, accuracy {row['label_accuracy']:.3f}")
     return found
 
 
@@ -205,7 +203,7 @@ def study(scale: Scale, root: Path, seed: int) -> Result:
         figures=figures,
         claims=claims,
         seeds=(seed,),
-        scale=f"{scale.count} samples a figure; FID in the features of the evaluation's classifier, not Inception's",
+        scale=f"{scale.count} samples a figure; FID in the features of the evaluation's classifier",
         recipe=" ".join((RECIPE, *scale.overrides)),
     )
 

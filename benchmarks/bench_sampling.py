@@ -139,8 +139,11 @@ def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
     return found
 
 
-def their_loop(module: EdmModule, pair: str, scale: Scale, device: torch.device) -> Callable[[], Tensor]:
-    """diffusers' scheduler around the same network: the loop of its pipelines, without their progress bar."""
+def their_loop(module: EdmModule, pair: str, scale: Scale, device: torch.device) -> Callable[..., Tensor]:
+    """diffusers' scheduler around the same network: the loop of its pipelines, without their progress bar.
+
+    It draws its own noise, unless (B, C, H, W) is handed to it.
+    """
     import torch
 
     _, file, name, options = PAIRS[pair]
@@ -151,11 +154,12 @@ def their_loop(module: EdmModule, pair: str, scale: Scale, device: torch.device)
     generator = torch.Generator(device)
 
     @torch.no_grad()
-    def loop() -> Tensor:
+    def loop(noise: Tensor | None = None) -> Tensor:
         scheduler.set_timesteps(scale.steps, device=device)
-        generator.manual_seed(0)
-        shape = (BATCH, 3, scale.size, scale.size)
-        x = torch.randn(shape, generator=generator, device=device) * scheduler.init_noise_sigma
+        if noise is None:
+            shape = (BATCH, 3, scale.size, scale.size)
+            noise = torch.randn(shape, generator=generator.manual_seed(0), device=device)
+        x = noise * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             eps = network(scheduler.scale_model_input(x, t), t.float().expand(BATCH), labels)
             x = scheduler.step(eps, t, x).prev_sample

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from common import Claim, Ratio, Result, Settings, main, ratio_of, say, synchronize
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gentool.recipes.resolve import Resolved
 
 WARM = 10
@@ -73,8 +75,8 @@ def gentool_seconds(case: Case, seed: int) -> float:
     return (marks[case.steps + WARM] - marks[WARM]) / case.steps
 
 
-def bare_loop(case: Case, seed: int) -> Callable[[int], None]:
-    """`loop(n)` takes n steps of what a researcher would write: EDM's loss around the same network, the same
+def bare_loop(case: Case, seed: int) -> Callable[[int], float]:
+    """`loop(n)` takes n steps, and gives their mean loss, of what a researcher would write: EDM's loss around the same network, the same
     optimiser and schedule, an EMA, uint8 data in memory shuffled by epochs."""
     import torch
 
@@ -100,7 +102,7 @@ def bare_loop(case: Case, seed: int) -> Callable[[int], None]:
     drop, half = recipe.model.label_dropout, recipe.trainer.precision == "bf16-mixed"
     state: dict[str, Any] = {"step": 0, "order": torch.empty(0, dtype=torch.int64)}
 
-    def step(number: int) -> None:
+    def step(number: int) -> Tensor:
         if len(state["order"]) < batch_size:
             state["order"] = torch.cat([state["order"], torch.randperm(len(images))])
         rows, state["order"] = state["order"][:batch_size].to(device), state["order"][batch_size:]
@@ -120,11 +122,12 @@ def bare_loop(case: Case, seed: int) -> Callable[[int], None]:
         optimizer.step()
         beta = min(0.999, (2 + number) / (11 + number))
         torch._foreach_lerp_(averages, [p.detach() for p in weights], 1 - beta)
+        return loss.detach()
 
-    def loop(count: int) -> None:
-        for number in range(state["step"], state["step"] + count):
-            step(number)
+    def loop(count: int) -> float:
+        losses = [step(number) for number in range(state["step"], state["step"] + count)]
         state["step"] += count
+        return float(torch.stack(losses).mean())
 
     return loop
 

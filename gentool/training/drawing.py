@@ -40,6 +40,8 @@ class Traits:
 
 
 def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits) -> Guidance | None:
+    if not spec:  # nothing to check the model for: walking its modules would cost every batch
+        return None
     return guidance.build(
         rules.check(spec),
         null_label=traits.classes or None,
@@ -70,9 +72,9 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     """
     dtype = torch.float32 if request.device.type == "mps" else torch.float64
     rule = build_guidance(request.guidance, denoiser, traits)
-    layers = request.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
 
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        layers = request.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
         with perturb(denoiser.network, layers):
             return denoiser(x, sigma, label)
 

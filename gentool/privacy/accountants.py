@@ -28,15 +28,23 @@ class Spent:
 
 
 class Accountant(Protocol):
-    """From phases to (epsilon, delta). Bounds are upper bounds, so the smaller of two accountants' may be used."""
+    """From phases to (epsilon, delta). All give upper bounds, so the smaller of two may be used."""
 
     name: ClassVar[str]
-    title: str
-    """How a report or the legend of a plot calls it."""
     tolerance: ClassVar[float]
     """Relative width to which calibration is worth its time."""
     max_steps: ClassVar[int]
     """Most steps, of all phases together, that it takes."""
+
+    @property
+    def title(self) -> str:
+        """How a report or the legend of a plot calls it."""
+        ...
+
+    @property
+    def conversion(self) -> str | None:
+        """How it turns what it composes into epsilon, where it has a choice."""
+        ...
 
     def epsilon(self, phases: Sequence[Phase], delta: float) -> Spent:
         """What all `phases` together cost at `delta`; their order does not matter."""

@@ -1,4 +1,4 @@
-"""The inverse questions: which noise, and how many steps, a target epsilon allows. Answers never exceed the target."""
+"""The inverse questions: which noise, and how many steps, a target epsilon allows; it is never exceeded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_noise_multiplier(
     spent: Sequence[Phase] = (),
     accountant: Accountant | None = None,
 ) -> float:
-    """The smallest noise multiplier with which `steps` more steps after `spent` cost at most `target_epsilon`.
+    """The smallest noise multiplier with which `steps` steps after `spent` cost at most `target_epsilon`.
 
     The root is bracketed by doubling and bisected to the accountant's tolerance (1e-6 relative for RDP, the
     default); the upper end is returned, for which the accountant has confirmed epsilon <= target.
@@ -45,15 +45,15 @@ def find_noise_multiplier(
         low, high = high, 2 * high
         if high > MAX_NOISE_MULTIPLIER:
             raise UserError(
-                f"no noise multiplier up to {MAX_NOISE_MULTIPLIER:g} keeps epsilon at or below {target_epsilon:g} "
-                f"at delta {delta:g}: allow a larger epsilon or delta, or fewer steps"
+                f"no noise multiplier up to {MAX_NOISE_MULTIPLIER:g} keeps epsilon at or below "
+                f"{target_epsilon:g} at delta {delta:g}: allow a larger epsilon or delta, or fewer steps"
             )
     while enough(low):
         low, high = low / 2, low
         if low < MIN_NOISE_MULTIPLIER:
             raise UserError(
-                f"target epsilon {target_epsilon:g} is already met with a noise multiplier of {high:g}, which is "
-                "hardly any noise: ask for a smaller epsilon"
+                f"target epsilon {target_epsilon:g} is already met with a noise multiplier of {high:g}, "
+                "which is hardly any noise: ask for a smaller epsilon"
             )
     while high - low > judge.tolerance * high:
         middle = math.sqrt(low * high)
@@ -68,10 +68,10 @@ def find_steps(
     spent: Sequence[Phase] = (),
     accountant: Accountant | None = None,
 ) -> int:
-    """The largest number of steps of `mechanism` that, after `spent`, cost at most `target_epsilon`; may be 0.
+    """The most steps of `mechanism` that, after `spent`, cost at most `target_epsilon`; may be 0.
 
-    So step n + 1 is known to exceed the target before it is taken. Where even the most steps that the accountant
-    takes are within the target, that number is returned.
+    So step n + 1 is known to exceed the target before it is taken. Where even the most steps that the
+    accountant takes are within the target, that number is returned.
 
     Raises:
         UserError: an argument out of range.

@@ -19,12 +19,12 @@ MAX_STEPS = 10**12
 class SampledGaussian:
     """One noisy sum over a Poisson sample: each record joins with probability `sample_rate`, independently.
 
-    Holds for any function of the sample whose L2 norm moves by at most the sensitivity when one record is added
-    or removed (Mironov, Talwar and Zhang 2019), so for clipped gradient sums as for bounded statistics.
+    Holds for any function of the sample whose L2 norm moves by at most the sensitivity when one record is
+    added or removed (Mironov, Talwar and Zhang 2019), so for clipped gradient sums as for bounded statistics.
 
     Attributes:
-        noise_multiplier: standard deviation of the Gaussian noise / L2 sensitivity, 0.01 to 1e6. For DP-SGD the
-            sensitivity is the clipping norm; a quantity that can swing across its whole ball has twice the radius.
+        noise_multiplier: standard deviation of the Gaussian noise / L2 sensitivity, 0.01 to 1e6. For DP-SGD
+            the sensitivity is the clipping norm; a quantity that can swing across a ball has twice its radius.
         sample_rate: the probability q in (0, 1]; 1 is the plain Gaussian mechanism on all records.
 
     Raises:
@@ -37,8 +37,8 @@ class SampledGaussian:
     def __post_init__(self) -> None:
         if not MIN_NOISE_MULTIPLIER <= self.noise_multiplier <= MAX_NOISE_MULTIPLIER:
             raise UserError(
-                f"noise multiplier: expected a number from {MIN_NOISE_MULTIPLIER:g} to {MAX_NOISE_MULTIPLIER:g} "
-                f"(standard deviation of the noise / sensitivity), got {self.noise_multiplier!r}"
+                f"noise multiplier: expected a number from {MIN_NOISE_MULTIPLIER:g} to "
+                f"{MAX_NOISE_MULTIPLIER:g} (standard deviation of the noise / sensitivity), got {self.noise_multiplier!r}"
             )
         if not MIN_SAMPLE_RATE <= self.sample_rate <= 1:
             raise UserError(
@@ -59,7 +59,11 @@ class Phase:
     steps: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
+        if (
+            isinstance(self.steps, bool)
+            or not isinstance(self.steps, int)
+            or not 1 <= self.steps <= MAX_STEPS
+        ):
             raise UserError(f"steps: expected a whole number from 1 to {MAX_STEPS:.0e}, got {self.steps!r}")
 
 
@@ -77,7 +81,9 @@ def merge(phases: Iterable[Phase]) -> tuple[Phase, ...]:
 def check_delta(delta: float) -> float:
     """`delta` itself, a probability strictly between 0 and 1; anything else is a `UserError`."""
     if not 0 < delta < 1:
-        raise UserError(f"delta: expected a probability above 0 and below 1 (well below 1/records), got {delta!r}")
+        raise UserError(
+            f"delta: expected a probability above 0 and below 1 (well below 1/records), got {delta!r}"
+        )
     return delta
 
 

@@ -1,12 +1,13 @@
 """The moments of the privacy loss of the Poisson-sampled Gaussian, without cancellation, in plain `math`.
 
-Mironov, Talwar and Zhang 2019 (arXiv:1908.10530), equation 6: Renyi divergence at order a is log A(a) / (a - 1) with
+Mironov, Talwar and Zhang 2019 (arXiv:1908.10530), equation 6: Renyi divergence at order a is log A(a) / (a -
+1) with
 
     A(a) = E[(1 + q u)^a],    u = exp((2z - 1) / (2 sigma^2)) - 1,    z ~ N(0, sigma^2).
 
-The paper's series for fractional a alternates in sign, and truncated or bounded forms of it err by up to several
-per cent. Here only sums of positive terms occur: as E[u] = 0, A(a) - 1 = E[(1 + q u)^a - 1 - a q u], and the
-bracket is never negative (Bernoulli's inequality).
+The paper's series for fractional a alternates in sign, and truncated or bounded forms of it err by up to
+several per cent. Here only sums of positive terms occur: as E[u] = 0, A(a) - 1 = E[(1 + q u)^a - 1 - a q u],
+and the bracket is never negative (Bernoulli's inequality).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _LARGE = 30.0
 def log_moment(mechanism: SampledGaussian, order: float) -> float:
     """log A(a) of one step at order `a` > 1; convex in `a`, and (a - 1) times the Renyi divergence.
 
-    Integer orders by the binomial sum, whose terms are positive once the k = 0 and 1 terms are taken to the left;
-    fractional ones by quadrature. Relative error about 1e-12, however small the sample rate.
+    Integer orders by the binomial sum, whose terms are positive once the k = 0 and 1 terms are taken to the
+    left; fractional ones by quadrature. Relative error about 1e-12, however small the sample rate.
     """
     q, sigma = mechanism.sample_rate, mechanism.noise_multiplier
     if q == 1:
@@ -60,10 +61,11 @@ def _binomial(a: int, q: float, sigma: float) -> float:
 def _quadrature(a: float, q: float, sigma: float) -> float:
     """log of A - 1 = E[(1 + q u)^a - 1 - a q u] by the trapezoid rule, which is spectral here.
 
-    Beside the Gaussian, the integrand is first constant, then like u^2, then like u^a: its mass is near z = 0, 2 or a,
-    or between the last two. It is analytic but for the branch points of the power, pi sigma^2 off the real axis; in a
-    strip of half-width d the error is e^(d^2 / 2 sigma^2 - 2 pi d / step). The step keeps that at e^-60, with d at the
-    branch point or, for large sigma, at its best. For sigma < 0.08 sigma / 40 will do: the mass is then far from there.
+    Beside the Gaussian, the integrand is first constant, then like u^2, then like u^a: its mass is near z =
+    0, 2 or a, or between the last two. It is analytic but for the branch points of the power, pi sigma^2 off
+    the real axis; in a strip of half-width d the error is e^(d^2 / 2 sigma^2 - 2 pi d / step). The step keeps
+    that at e^-60, with d at the branch point or, for large sigma, at its best. For sigma < 0.08 sigma / 40
+    will do: the mass is then far from there.
     """
     branch = 2 * (math.pi * sigma) ** 2 / (_DIGITS + (math.pi * sigma) ** 2 / 2)
     step = max(min(branch, math.pi * sigma * math.sqrt(2 / _DIGITS)), sigma / 40)
@@ -72,7 +74,8 @@ def _quadrature(a: float, q: float, sigma: float) -> float:
     points = {centre + i for centre in centres for i in range(-reach, reach + 1)}
     log_q = math.log(q)
     terms = [
-        _log_bracket(a, q, log_q, (2 * i * step - 1) / (2 * sigma**2)) - (i * step / sigma) ** 2 / 2 for i in points
+        _log_bracket(a, q, log_q, (2 * i * step - 1) / (2 * sigma**2)) - (i * step / sigma) ** 2 / 2
+        for i in points
     ]
     return _logsumexp(terms) + math.log(step / (sigma * math.sqrt(2 * math.pi)))
 

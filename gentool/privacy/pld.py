@@ -1,4 +1,4 @@
-"""The accountant of privacy loss distributions: tighter and slower, through the optional library dp-accounting."""
+"""The accountant of privacy loss distributions: tighter and slower, by the optional library dp-accounting."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from gentool.privacy.mechanisms import Phase, check_delta
 from gentool.privacy.rdp import RDP
 
 _INTERVAL = 1e-4
-"""Grid of the privacy loss for epsilon up to 10, as the golden figures have it; coarser in proportion beyond."""
+"""Grid of the privacy loss for epsilon up to 10; beyond, coarser in proportion."""
 
 
 class PLD:
     """Composes privacy loss distributions, rounded so that epsilon is an upper bound.
 
-    Koskela, Jaelkoe and Honkela 2020 (arXiv:1906.03049); Doroshenko et al. 2022 (arXiv:2207.04380) for the rounding,
-    as implemented in dp-accounting. Typically 5 to 10 % below RDP, and several times for few steps or tiny sample rates.
+    Koskela, Jaelkoe and Honkela 2020 (arXiv:1906.03049); Doroshenko et al. 2022 (arXiv:2207.04380) for the
+    rounding, as implemented in dp-accounting. Typically 5 to 10 % below RDP, and far below it for few steps
+    or tiny sample rates.
 
     Raises:
         UserError: dp-accounting is not installed.
@@ -27,6 +28,7 @@ class PLD:
 
     name: ClassVar[str] = "pld"
     title: ClassVar[str] = "PLD"
+    conversion: ClassVar[None] = None
     tolerance: ClassVar[float] = 1e-4
     max_steps: ClassVar[int] = 10**7
 
@@ -60,7 +62,9 @@ class PLD:
             accountant.compose(self._event(phase))
         epsilon = float(accountant.get_epsilon(delta))
         if not math.isfinite(epsilon) or bound.epsilon < epsilon:
-            return Spent(bound.epsilon, delta, notes=("the RDP bound is the smaller here, and is the one given",))
+            return Spent(
+                bound.epsilon, delta, notes=("the RDP bound is the smaller here, and is the one given",)
+            )
         return Spent(epsilon, delta)
 
     def _event(self, phase: Phase) -> Any:

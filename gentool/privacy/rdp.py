@@ -16,7 +16,7 @@ ORDERS: tuple[float, ...] = (
     *(float(order) for order in range(11, 64)),
     *map(float, (64, 72, 80, 96, 112, 128, 160, 192, 256, 320, 384, 512, 768, 1024)),
 )
-"""The 166 Renyi orders searched. Large ones decide small epsilons; libraries that stop at 63 overstate those."""
+"""The 166 Renyi orders searched. Large ones decide small epsilons: grids that end at 63 overstate them."""
 
 Conversion = Literal["improved", "classic"]
 
@@ -25,7 +25,7 @@ _LOOSE = 0.25
 
 
 def renyi_divergence(phases: Sequence[Phase], order: float) -> float:
-    """rho(a) of all `phases` at `order` > 1: Renyi divergences of independent releases add (Mironov 2017, Prop. 1)."""
+    """rho(a) of all `phases` at `order` > 1; independent releases add (Mironov 2017, Proposition 1)."""
     return math.fsum(phase.steps * log_moment(phase.mechanism, order) for phase in phases) / (order - 1)
 
 
@@ -79,7 +79,7 @@ class RDP:
         return moment + (order - 1) * math.log(order - 1) - order * math.log(order)
 
     def _total_variation(self, phases: Sequence[Phase]) -> float:
-        """A delta that holds at epsilon 0: sqrt(1 - exp(-rho)) (Bretagnolle and Huber; rho grows with the order)."""
+        """A delta that holds at epsilon 0: sqrt(1 - exp(-rho)) (Bretagnolle-Huber), where rho is least."""
         if self.conversion == "classic":
             return 1.0
         return math.sqrt(-math.expm1(-renyi_divergence(phases, ORDERS[0])))
@@ -101,7 +101,8 @@ def _notes(epsilon: float, order: float, rho: float) -> tuple[str, ...]:
     notes = []
     if order in (ORDERS[0], ORDERS[-1]):
         notes.append(
-            f"the best Renyi order is {order:g}, at the edge of those searched: epsilon holds but is not tight"
+            f"the best Renyi order, {order:g}, is at the edge of those searched: "
+            "epsilon holds but is not tight"
         )
     if rho < _LOOSE * epsilon:
         notes.append(

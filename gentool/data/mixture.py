@@ -1,4 +1,4 @@
-"""Isotropic Gaussian mixtures: the data for which everything about diffusion is known in closed form."""
+"""Isotropic Gaussian mixtures to draw data from; their density and exact denoiser are `diffusion.mixture`'s."""
 
 from __future__ import annotations
 
@@ -29,29 +29,3 @@ class Mixture:
         return (self.means[labels] + self.stds[labels, None] * noise).astype(np.float32), labels.astype(
             np.int64
         )
-
-    def log_density(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
-        """ln p(x; sigma) of x = x0 + sigma eps: (N, D) -> (N,), in nats; by log-sum-exp."""
-        logs = self._logs(x, sigma)
-        top = logs.max(1)
-        return np.asarray(top + np.log(np.exp(logs - top[:, None]).sum(1)))
-
-    def denoise(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """D(x; sigma) = E[x0 | x0 + sigma eps = x]: (N, D) -> (N, D).
-
-        Each component is shrunk to its mean, (s^2 x + sigma^2 m)/(s^2 + sigma^2), and weighted by its
-        posterior.
-        """
-        logs = self._logs(x, sigma)
-        posterior = np.exp(logs - logs.max(1, keepdims=True))
-        posterior /= posterior.sum(1, keepdims=True)
-        var = self.stds**2
-        kept = (var / (var + sigma**2))[:, None]
-        shrunk = kept * np.asarray(x, np.float64)[:, None] + (1 - kept) * self.means
-        return np.asarray((posterior[..., None] * shrunk).sum(1))
-
-    def _logs(self, x: np.ndarray, sigma: float) -> np.ndarray:
-        """(N, K): ln w_k + ln N(x; m_k, (s_k^2 + sigma^2) I)."""
-        var = self.stds**2 + sigma**2
-        squares = ((np.asarray(x, np.float64)[:, None] - self.means) ** 2).sum(-1)
-        return np.log(self.weights) - squares / (2 * var) - self.means.shape[1] / 2 * np.log(2 * np.pi * var)

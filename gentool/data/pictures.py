@@ -3,7 +3,6 @@
 Rules (each use is counted): palette and bilevel pictures become RGB or gray; transparency is laid over white;
 gray among colour is repeated to RGB. Refused: 16-bit and float pictures, CMYK, and anything truncated. EXIF
 rotation is applied, as viewers do.
-Source: specs/diffusion-core.md section 6.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Recipe blocks of the diffusion core: `process`, `precond` and `loss` by name. No torch here.
 
 Most recipes say only `process: {name: vp}`: the preconditioning, the law of noise levels and the weight then
-follow (`chosen_precond`, `chosen_times`). Sources: specs/diffusion-core.md 2.1 to 2.3, specs/dpdm.md 2.1.
+follow (`chosen_precond`, `chosen_times`). Sources: EDM, table 1; DPDM (2210.09929).
 """
 
 from __future__ import annotations

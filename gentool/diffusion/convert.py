@@ -1,6 +1,6 @@
 """What a network may predict, and how one prediction becomes another: x0, eps, v, score and flow velocity.
 
-All are linear in x_t and x0, so each is read off from x_t = alpha x0 + std eps (specs/solvers.md 2.1). Times
+All are linear in x_t and x0, so each is read off from x_t = alpha x0 + std eps. Times
 are those
 of the process: noise at large t, so `velocity` is d x_t / dt, the reverse of the flow-matching paper's.
 """

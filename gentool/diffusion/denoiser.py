@@ -1,6 +1,6 @@
 """The denoiser: the one object that samplers, purifiers, editors and losses see.
 
-Source: specs/diffusion-core.md 2.2, 2.9 and 10.
+Source: EDM (Karras et al. 2022, arXiv 2206.00364), section 3.1 and table 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Step grids: N steps are N+1 noise levels, noisiest first, in float64.
 
 Sources: EDM eq. 5 (karras), DPM-Solver 4.1 (log-snr), DDIM and DEIS (power-t), k-diffusion (poly-exp), EDM
-table 1 (edm-vp), DDIM's and "Common diffusion noise schedules" (2305.08891) spacings of a discrete model;
-specs/solvers.md 2.2.
+table 1 (edm-vp), DDIM's and "Common diffusion noise schedules" (2305.08891) spacings of a discrete model.
 """
 
 from __future__ import annotations

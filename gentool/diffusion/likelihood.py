@@ -1,6 +1,6 @@
 """Log-likelihood by the probability-flow ODE, and bits per dimension.
 
-Source: specs/diffusion-core.md 2.5 (score SDE, appendix D.2). The ODE dx/dsigma = (x - D)/sigma is solved
+Source: score SDE (2011.13456), appendix D.2. The ODE dx/dsigma = (x - D)/sigma is solved
 from data to noise in the variables where it is mildest (EDM's and v-prediction's): with sigma = s tan phi and
 y = x / sqrt(s^2 + sigma^2), dy/dphi = -F, F of unit scale and zero for Gaussian data of standard deviation s.
 On mixtures this is 5 to 50 times more accurate at equal steps than Heun in sigma.

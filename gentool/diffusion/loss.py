@@ -1,7 +1,7 @@
 """The denoising loss: L = E w(sigma) mean|D(x0 + sigma n; sigma) - x0|^2, per sample and at given draws.
 
 The squared error is the mean over pixels (EDM's code sums them; adaptive optimisers hide the difference,
-clipping and private training do not). Source: specs/diffusion-core.md 2.3 and 10.
+clipping and private training do not). Source: EDM, eq. 2 and 8.
 """
 
 from __future__ import annotations

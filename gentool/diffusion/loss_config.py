@@ -1,6 +1,6 @@
 """Recipe block `loss`: the law of the training noise levels and the weight. No torch here.
 
-Sources: specs/diffusion-core.md 2.3.
+Sources: EDM, table 1; k-diffusion (Crowson et al. 2024, 2401.11605); SD3 (Esser et al. 2024, 2403.03206).
 """
 
 from __future__ import annotations

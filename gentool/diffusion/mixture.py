@@ -1,6 +1,6 @@
 """Gaussian mixtures, for which everything a diffusion model learns is known in closed form.
 
-The oracle of solver, guidance and likelihood tests and of the toy benchmarks. Source: specs/solvers.md 8.1.
+The oracle of solver, guidance and likelihood tests and of the toy benchmarks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class GaussianMixture:
 
     @classmethod
     def triad(cls) -> Self:
-        """The project's 2-D test mixture (specs/genie.md 8): three components of unequal width and weight."""
+        """The project's 2-D test mixture: three components of unequal width and weight."""
         return cls([[-1.0, 0.5], [0.8, 0.9], [0.3, -1.1]], [0.35, 0.25, 0.45], [0.3, 0.45, 0.25])
 
     def to(self, device: torch.device | str) -> Self:

@@ -1,6 +1,6 @@
 """Preconditioning: D(x; sigma) = c_skip x + c_out F(c_in x, c_noise), with x the canonical state.
 
-Source: specs/diffusion-core.md 2.2 (EDM, table 1; Karras et al. 2022). A preconditioning is a module so that
+Source: EDM, table 1 (Karras et al. 2022). A preconditioning is a module so that
 what it knows of the data (`sigma_data`) is saved with the weights and cannot be mismatched on loading.
 """
 

@@ -1,6 +1,6 @@
 """What a solver sees of a model: one call, x0 from the canonical state.
 
-Sources: design.md section 6 (one denoiser for all); specs/solvers.md 5.1 (NFE is counted here, not in solvers).
+One denoiser for all solvers, and the one place where network calls are counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Call(Protocol):
 
 
 class Guidance(Protocol):
-    """A field rule of specs/guidance.md: turns calls of the network into a guided x0 prediction.
+    """A guidance rule (docs/guidance.md): turns calls of the network into a guided x0 prediction.
 
     `memory` is the rule's own state between calls (momentum, stickiness), None at the start of a trajectory.
     A rule must be a pure function.

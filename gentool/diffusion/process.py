@@ -1,6 +1,6 @@
 """Forward processes in one formulation: x_t = alpha(t) x0 + std(t) eps, canonical state x = x_t / alpha.
 
-Time runs from data (small t) to noise (large t) in every process. Source: specs/diffusion-core.md 2.1. The
+Time runs from data (small t) to noise (large t) in every process. Source: EDM, appendix B.1. The
 concrete processes are in `processes`.
 """
 

@@ -1,6 +1,6 @@
 """The forward processes of the literature; built from their recipe block by `build`.
 
-Source: specs/diffusion-core.md 2.1 and specs/solvers.md 2.1. Small differences (1 - alpha^2 near data) are
+Sources: score SDE (2011.13456), appendix C; EDM, table 1. Small differences (1 - alpha^2 near data) are
 evaluated by expm1 or in a closed form: VP's std at t = 1e-5 is 1.0005e-3, and subtracting from 1 loses half
 its digits.
 """
@@ -185,7 +185,7 @@ class Ddpm(Process):
     """Levels n = 0 .. N-1 with alpha_n^2 = prod_{k<=n} (1 - beta_k), at times t_n = (n + 1)/N (DDPM).
 
     log alpha is linear between levels, and from level 0 to log alpha = 0 at t = 0; networks are told N t - 1,
-    which need not be whole (specs/solvers.md 2.1). Slopes are those of the segment that starts at t.
+    which need not be whole. Slopes are those of the segment that starts at t.
 
     Attributes:
         levels: N.

@@ -1,7 +1,7 @@
 """Laws of the training noise level, each as its inverse distribution function: u in [0, 1) -> sigma, in
 float64.
 
-Stratified or per-sample draws are a matter of u alone (`uniforms`). Source: specs/diffusion-core.md 2.3; the
+Stratified or per-sample draws are a matter of u alone (`uniforms`). Sources: EDM, table 1; the
 laws of k-diffusion (Crowson et al. 2024) and of SD3 (Esser et al. 2024) from their formulas.
 """
 

@@ -1,7 +1,4 @@
-"""Samples against a reference: one pass over each set, any number of metrics, one extractor.
-
-Source: design.md section 3 (`gentool evaluate`).
-"""
+"""Samples against a reference: one pass over each set, any number of metrics, one extractor."""
 
 from __future__ import annotations
 

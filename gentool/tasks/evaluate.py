@@ -54,7 +54,7 @@ class Evaluated:
     count: int = 0
 
     def document(self) -> dict[str, Any]:
-        """The JSON document of design.md section 3."""
+        """What `gentool evaluate --json` prints."""
         base: dict[str, Any] = {
             "features": None,
             "reference": self.reference,

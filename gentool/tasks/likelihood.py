@@ -28,7 +28,7 @@ def bits_per_dim(
 ) -> tuple[float, dict[str, Any]]:
     """Mean bits per dimension of the test split's first `count` images, and its standard error.
 
-    Conditional models are given the images' own labels. Source: specs/diffusion-core.md 2.5.
+    Conditional models are given the images' own labels. Source: score SDE (2011.13456), appendix D.2.
 
     Raises:
         UserError: the model has no likelihood, or the data are not images of 8 bits.

@@ -1,6 +1,6 @@
 """Moving average of the weights, by the four conventions of the field.
 
-Source: specs/diffusion-core.md 2.6.
+Sources: EDM, appendix F.2; score SDE's and k-diffusion's own rules.
 """
 
 from __future__ import annotations

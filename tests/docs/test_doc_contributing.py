@@ -10,13 +10,12 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from doc_pages import ROOT, console, named_files
 from doc_shell import Ended, Shell
 
-from gentool.data.mixture import Mixture
+from gentool.diffusion.mixture import GaussianMixture
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = named_files(TEXT)
@@ -119,14 +118,14 @@ def test_the_midpoint_rule_has_the_order_that_it_claims(
     from extra.midpoint import Midpoint  # type: ignore[import-not-found]
 
     process = processes.build(EdmProcess())
-    data = Mixture(np.array([[-1.0], [1.0]]), np.array([0.3, 0.5]), np.array([0.4, 0.6]))
+    data = GaussianMixture([[-1.0], [1.0]], [0.3, 0.5], [0.4, 0.6])
 
     def end(steps: int) -> float:
         grid = make_grid("karras", steps, process)
         plan, state = Midpoint().prepare(grid, process), State(torch.tensor([[12.0]], dtype=torch.float64))
         for i in range(steps):
             state = plan.step(
-                state, i, lambda x, s: torch.from_numpy(data.denoise(x.numpy(), s)), Noise(0, [0], (1,))
+                state, i, lambda x, s: data.denoise(x, torch.as_tensor(s).expand(len(x))), Noise(0, [0], (1,))
             )
         return float(state.x)
 

@@ -25,7 +25,7 @@ from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
 
 PARAMETERS = {
-    # edm's papers: counted from the published layer lists (specs/diffusion-core.md, section 4)
+    # edm's papers: counted from the published layer lists
     "edm/cifar10-paper": 55_735_299,
     "edm/cifar10-ncsnpp-paper": 56_397_827,
     "edm/cifar10-flow-paper": 55_734_147,

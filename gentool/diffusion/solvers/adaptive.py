@@ -1,7 +1,7 @@
 """Solvers that choose their steps, each sample its own: a sample never depends on its batch.
 
 Only the ends of the grid count. Sources: Dormand and Prince (1980); Hairer, Norsett, Wanner, "Solving
-ODEs I", II.4 (error norm, first step); DPM-Solver (2206.00927), DPM-Solver-12 and -23; specs/solvers.md 2.8.
+ODEs I", II.4 (error norm, first step); DPM-Solver (2206.00927), DPM-Solver-12 and -23.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Momentum on the noise prediction, against the artefacts of strong guidance.
 
-Source: "Diffusion Sampling with Momentum for Mitigating Divergence Artifacts" (2307.11118);
-specs/solvers.md 2.6.
+Source: "Diffusion Sampling with Momentum for Mitigating Divergence Artifacts" (2307.11118).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear multistep solvers: one call a step, and the predictions of past steps.
 
-Sources: DEIS (2204.13902) and DPM-Solver++ (2211.01095) algorithm 2; specs/solvers.md 2.4, 2.6.
+Sources: DEIS (2204.13902) and DPM-Solver++ (2211.01095) algorithm 2.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 def lagrange_row(
     prediction: Prediction, variable: Variable, nodes: Sequence[float], sigma_t: float, process: Process
 ) -> Row:
-    """The exponential multistep rule (specs/solvers.md 2.4) from nodes[0] to sigma_t.
+    """The exponential multistep rule from nodes[0] to sigma_t.
 
     The prediction is replaced by its interpolant, a polynomial in `variable`, through the nodes (levels
     sigma, the step's start first), and x_t = A x_s + integral of weight * interpolant is taken exactly. With

@@ -1,6 +1,6 @@
 """Constant Adams-Bashforth weights on the DDIM transfer: PNDM and its improved start-up.
 
-Sources: PNDM (2202.09778), iPNDM as in DEIS (2204.13902); specs/solvers.md 2.6. The
+Sources: PNDM (2202.09778), iPNDM as in DEIS (2204.13902). The
 weights are those of equal steps; where steps in sigma differ, orders above 2 fall to 2.
 """
 

@@ -1,4 +1,4 @@
-"""Predictor-corrector sampling (score SDE, 2011.13456, appendix G; specs/solvers.md 2.7)."""
+"""Predictor-corrector sampling (score SDE, 2011.13456, appendix G)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Single-step solvers: several calls a step, no memory between steps.
 
 Sources: EDM (2206.00364) algorithm 2 and appendix D.2, DPM-Solver (2206.00927) algorithms 1 and 2,
-DPM-Solver++ (2211.01095) algorithm 1, DEIS (2204.13902) rho-RK; specs/solvers.md 2.5.
+DPM-Solver++ (2211.01095) algorithm 1, DEIS (2204.13902) rho-RK.
 """
 
 from __future__ import annotations

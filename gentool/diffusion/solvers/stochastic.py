@@ -1,7 +1,7 @@
 """One-call solvers of the reverse SDE, from deterministic to ancestral.
 
 Sources: DDPM (2006.11239), DDIM (2010.02502) eq. 12 and 16, score SDE (2011.13456) appendix E, DPDM
-(2210.09929), k-diffusion's two-stage SDE-DPM-Solver++; specs/solvers.md 2.7. All formulas here are in the
+(2210.09929), k-diffusion's two-stage SDE-DPM-Solver++. All formulas here are in the
 canonical state.
 """
 

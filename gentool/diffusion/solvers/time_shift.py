@@ -1,7 +1,6 @@
 """Time-Shift sampler: ask the network at the time the state looks like, not the one it should be at.
 
-Source: "Alleviating Exposure Bias in Diffusion Models through Sampling with Shifted Time Steps" (2305.15583);
-specs/solvers.md 2.9.
+Source: "Alleviating Exposure Bias in Diffusion Models through Sampling with Shifted Time Steps" (2305.15583).
 """
 
 from __future__ import annotations

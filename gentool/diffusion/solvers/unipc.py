@@ -1,6 +1,6 @@
 """UniPC: a predictor of order p whose next call serves a corrector of order p + 1 as well.
 
-Source: UniPC (2302.04867) algorithms 1 (UniC) and 2 (UniP); specs/solvers.md 2.6.
+Source: UniPC (2302.04867) algorithms 1 (UniC) and 2 (UniP).
 """
 
 from __future__ import annotations

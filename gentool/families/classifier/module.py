@@ -20,8 +20,8 @@ from gentool.families.classifier.config import ClassifierRecipe
 from gentool.networks.classifier import Classifier
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
+from gentool.training.fitting import model_batches
 from gentool.training.module import GenModule
-from gentool.training.moments import data_std
 from gentool.training.sampling import Guide, SampleRequest
 
 LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -87,7 +87,7 @@ class ClassifierModule(GenModule):
 
     def fit_to_data(self, dataset: DataSet) -> None:
         if self.model.precond is not None:
-            self.model.precond.set_sigma_data(data_std(dataset))
+            self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
 
     def assume_data(self) -> None:
         if self.model.precond is not None:

@@ -18,8 +18,8 @@ from gentool.families.edm.config import EdmRecipe
 from gentool.networks.augment import LABELS, augment
 from gentool.recipes.schema import Sample
 from gentool.training import drawing
+from gentool.training.fitting import model_batches
 from gentool.training.module import GenModule
-from gentool.training.moments import data_std
 from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -53,7 +53,7 @@ class EdmModule(GenModule):
 
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
-            self.model.precond.set_sigma_data(data_std(dataset))
+            self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
 
     def assume_data(self) -> None:
         if self.model.precond.unmeasured:

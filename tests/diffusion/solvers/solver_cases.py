@@ -143,7 +143,7 @@ WEIGHTS = torch.tensor([0.3, 0.45, 0.25], dtype=torch.float64)
 
 
 def mixture(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-    """E[x0 | x] of the 2-D mixture of specs/genie.md section 8; x (B, 2), sigma (B,)."""
+    """E[x0 | x] of the 2-D mixture; x (B, 2), sigma (B,)."""
     x64 = x.double()
     var = STDS**2 + sigma.double()[:, None] ** 2
     offset = x64[:, None] - MEANS
@@ -171,7 +171,7 @@ def exact(denoise: Exact, **options: Any) -> Predictor:
 
 
 def starts(process: Process, count: int = 64) -> Tensor:
-    """The canonical starts of specs/solvers.md 8.2: x_1 = randn(64, 2) from seed 1, divided by alpha."""
+    """The canonical starts: x_1 = randn(64, 2) from seed 1, divided by alpha."""
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return x[:count] / process.alpha(torch.tensor(process.t_max, dtype=torch.float64))
 

@@ -1,5 +1,4 @@
-"""End values and output variances known in closed form (specs/solvers.md 8.3, 8.4; specs/diffusion-core.md
-8)."""
+"""End values and output variances known in closed form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Different names for one rule give one result (specs/solvers.md 2.4, 8.5), in float64 to 1e-12."""
+"""Different names for one rule give one result, in float64 to 1e-12."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_phi_obeys_its_recursion_and_its_limit(k: int) -> None:
 
 
 def test_exponential_rows_match_the_papers_formulas() -> None:
-    """specs/solvers.md 2.1: eps phi_1 = e^h - 1, phi_2 = phi_1/h - 1, phi_3 = phi_2/h - 1/2; x0 with -h."""
+    """eps phi_1 = e^h - 1, phi_2 = phi_1/h - 1, phi_3 = phi_2/h - 1/2; x0 with -h."""
     s, t = 3.0, 0.8
     h = math.log(s / t)
     a, p = exponential("eps", s, t)

@@ -1,4 +1,4 @@
-"""Errors and orders on the 2-D mixture (specs/solvers.md 8.2), against RK4 in ln sigma."""
+"""Errors and orders on the 2-D mixture, against RK4 in ln sigma."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parity with diffusers' schedulers (specs/solvers.md 8.6) on an analytic model, at their own float32
+"""Parity with diffusers' schedulers on an analytic model, at their own float32
 levels."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Time-Shift sampler around solvers (specs/solvers.md 2.9)."""
+"""The Time-Shift sampler around solvers."""
 
 from __future__ import annotations
 

@@ -39,8 +39,25 @@ def sample(
             metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ...", show_default=False
         ),
     ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="The classifier of noisy images that --guidance classifier asks.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Annotated[
         str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other key of the recipe's sample block.",
+            show_default=False,
+        ),
     ] = None,
     label: Annotated[
         str | None,
@@ -95,7 +112,9 @@ def sample(
             seed=seed,
             out=out,
             devices=devices,
+            classifier=classifier,
             settings={key: value for key, value in settings.items() if value is not None},
+            changes=change or (),
             on_sample=lambda now, total: report(now, total, {}),
             say=lambda line: note(line, quiet),
         )

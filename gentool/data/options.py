@@ -12,7 +12,7 @@ from gentool.data.fetch import Remote, data_root
 from gentool.recipes.schema import Positive, Strict
 
 if TYPE_CHECKING:
-    from gentool.data.source import Fault, Source
+    from gentool.data.source import DataSpec, Fault, Source
 
 Split = Literal["train", "test"]
 
@@ -66,6 +66,10 @@ class DataConfig(Strict):
         """Whether the data are on this machine."""
         return True
 
+    def expected_spec(self) -> DataSpec | None:
+        """What the examples are, known without the files; None where only the files can say."""
+        return None
+
     def content_options(self) -> dict[str, Any]:
         """What the fingerprint takes from the options."""
         return self.model_dump(mode="json", exclude=set(self.not_content), exclude_defaults=True)
@@ -87,6 +91,11 @@ class ImageConfig(DataConfig):
 class RootConfig(ImageConfig):
     """A named set of pictures whose files lie under a common folder."""
 
+    original: ClassVar[tuple[int, int, int]]
+    """(H, W, C) of the set's pictures."""
+    class_names: ClassVar[tuple[str, ...]]
+    """The set's classes, in order."""
+
     root: str | None = None
     """Folder with the set's files, or with a folder of the set's name; absent: $GENTOOL_DATA or ./.data."""
 
@@ -97,3 +106,13 @@ class RootConfig(ImageConfig):
     def home(self) -> Path:
         """The set's own folder, where `gentool data fetch` puts its files."""
         return self.folder() / self.name
+
+    def expected_spec(self) -> DataSpec:
+        """From what is published of the set; a dry run needs no download."""
+        from gentool.data.choice import class_numbers
+        from gentool.data.source import DataSpec, fitted_shape
+
+        names = self.class_names
+        if self.classes is not None:
+            names = tuple(names[k] for k in class_numbers(self.classes, names, f"data set {self.name}"))
+        return DataSpec("image", fitted_shape(self.name, "image", self.original, self), len(names), names)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from gentool.training.module import GenModule
 
 FAMILIES: Registry[Family] = Registry(
-    "family", {"edm": "gentool.families.edm.config:FAMILY"}, group="gentool.families"
+    "family",
+    {
+        "edm": "gentool.families.edm.config:FAMILY",
+        "classifier": "gentool.families.classifier.config:FAMILY",
+    },
+    group="gentool.families",
 )
 
 
@@ -31,6 +36,7 @@ def recipe_schema(name: str) -> type[Recipe]:
     from pydantic import Field, create_model
 
     from gentool.data.config import CONFIGS
+    from gentool.families.names import CheckedEvaluate, CheckedSample
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
@@ -42,6 +48,8 @@ def recipe_schema(name: str) -> type[Recipe]:
         __doc__=family.summary,
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
+        sample=(CheckedSample, Field(CheckedSample(), description=shared["sample"].description)),
+        evaluate=(CheckedEvaluate, Field(CheckedEvaluate(), description=shared["evaluate"].description)),
     )
 
 

@@ -105,6 +105,12 @@ CAS = MetricInfo(
     {"cas": True},
 )
 
+VALUES = ExtractorInfo(
+    "values",
+    "vectors as they are (toy2d)",
+    "gentool.metrics.features:Values",
+    frozenset({"moments", "features"}),
+)
 PIXELS = ExtractorInfo(
     "pixels",
     "the pixels themselves, averaged down to 32 x 32 at most",

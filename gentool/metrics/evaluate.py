@@ -129,7 +129,7 @@ def _check(samples: Images, reference: Images, held_out: Images | None, chosen: 
         if "held-out" in info.needs:
             if held_out is None:
                 raise UserError(
-                    f"{info.name} needs held-out images (a test split) that the model never saw; there are none"
+                    f"{info.name} needs held-out images (a test split), which the model never saw"
                 )
             if held_out.fingerprint == reference.fingerprint:
                 raise UserError("is the reference itself: held-out images must be others", held_out.name)

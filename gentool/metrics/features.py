@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gentool.data import to_model
+from gentool.errors import UserError
 from gentool.metrics.cache import Cache
 from gentool.metrics.catalog import EXTRACTORS
 from gentool.metrics.images import Images
@@ -64,6 +65,36 @@ def make_extractor(name: str, reference: Images, workshop: Workshop) -> Extracto
     return resolve(EXTRACTORS.get(name).target)(reference, workshop)
 
 
+class Values:
+    """Vectors as they are."""
+
+    name = "values"
+    preprocessing = "none"
+    note = ""
+
+    def __init__(self, reference: Images, workshop: Workshop) -> None:
+        if len(reference.shape) != 1:
+            raise UserError("the extractor 'values' is for vectors; use pixels for images", reference.name)
+        self.device = workshop.device
+        self.dim = reference.shape[0]
+        self.identity = f"values-1 {self.dim}"
+
+    def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, None]:
+        return x.to(self.device), None
+
+
+def image_shape(reference: Images, extractor: str) -> tuple[int, int, int]:
+    """(C, H, W) of a set of images.
+
+    Raises:
+        UserError: it holds vectors.
+    """
+    if len(reference.shape) != 3:
+        raise UserError(f"the extractor {extractor!r} is for images; use values for vectors", reference.name)
+    channels, height, width = reference.shape
+    return channels, height, width
+
+
 class Pixels:
     """Pixels in [-1, 1], averaged down to 32 x 32 at most so that a covariance stays affordable."""
 
@@ -72,7 +103,7 @@ class Pixels:
     note = ""
 
     def __init__(self, reference: Images, workshop: Workshop) -> None:
-        channels, height, width = reference.shape
+        channels, height, width = image_shape(reference, self.name)
         self._size = (min(height, self.side), min(width, self.side))
         self.device = workshop.device
         self.dim = channels * self._size[0] * self._size[1]

@@ -25,7 +25,7 @@ class FeatureSet:
     """What one pass over `images` gathered.
 
     Attributes:
-        levels: the smallest and the largest pixel.
+        levels: the smallest and the largest pixel; (255, 0) for vectors.
         found: what the metrics declared that they read; anything else was not kept.
     """
 
@@ -105,15 +105,17 @@ def look(
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     low, high, done = 255, 0, 0
+    dtype = torch.uint8 if len(images.shape) == 3 else torch.float32
     for x, label in images:
         stop = done + len(x)
-        if x.dtype != torch.uint8 or tuple(x.shape[1:]) != images.shape or stop > len(images):
+        if x.dtype != dtype or tuple(x.shape[1:]) != images.shape or stop > len(images):
             raise UserError(
                 f"image {done} is {x.dtype} {tuple(x.shape[1:])}; "
-                f"expected {len(images)} of uint8 {images.shape}",
+                f"expected {len(images)} of {str(dtype).removeprefix('torch.')} {images.shape}",
                 images.name,
             )
-        low, high = min(low, int(x.min())), max(high, int(x.max()))
+        if dtype == torch.uint8:
+            low, high = min(low, int(x.min())), max(high, int(x.max()))
         if moments is not None or features is not None or classify:
             seen, said = extractor(x, classify)
             if not seen.isfinite().all():

@@ -1,4 +1,4 @@
-"""What the judges judge: sets of uint8 images that can be walked more than once.
+"""What the judges judge: sets of uint8 images, or of vectors, that can be walked more than once.
 
 A set is walked in blocks and in order: memory does not grow with it, and figures do not depend on chance.
 """
@@ -23,17 +23,17 @@ LIMIT = 60_000
 
 
 class Images(Protocol):
-    """A set of images of one shape.
+    """A set of images of one shape, or of vectors of one length.
 
     Attributes:
         name: what the result calls the set.
-        shape: (C, H, W), C = 1 or 3.
+        shape: (C, H, W), C = 1 or 3; (D,) for vectors.
         classes: number of classes, or None for a set without labels.
         fingerprint: changes whenever an image or a label does; keys the cache.
     """
 
     name: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: int | None
 
     @property
@@ -42,7 +42,32 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """(x uint8 (B, C, H, W), label int64 (B,) or None), always in the same order."""
+        """(x uint8 (B, C, H, W) or float32 (B, D), label int64 (B,) or None), always in the same order."""
+
+
+class VectorArray:
+    """Vectors in memory, float32 (N, D), as a samples file holds them; labels are not judged."""
+
+    classes: int | None = None
+
+    def __init__(self, vectors: np.ndarray, *, name: str = "samples") -> None:
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or 0 in vectors.shape:
+            raise UserError(f"{vectors.dtype} {vectors.shape}, expected float32 vectors (N, D)", name)
+        self.name = name
+        self.shape: tuple[int, ...] = vectors.shape[1:]
+        self._vectors = vectors
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape and values."""
+        return hashlib.sha256(repr(self._vectors.shape).encode() + self._vectors.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for start in range(0, len(self), BATCH):
+            yield torch.from_numpy(self._vectors[start : start + BATCH].copy()), None
 
 
 class ImageArray:
@@ -86,7 +111,7 @@ class ImageArray:
         self._images = images
         self._labels = None if labels is None else labels.astype(np.int64)
         height, width, channels = images.shape[1:]
-        self.shape = (channels, height, width)
+        self.shape: tuple[int, ...] = (channels, height, width)
         self.classes = classes if labels is None or classes is not None else int(labels.max()) + 1
         if labels is None:
             self.classes = None
@@ -110,7 +135,7 @@ class ImageArray:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self), BATCH):
             rows = slice(start, start + BATCH)
-            x = torch.from_numpy(np.ascontiguousarray(self._images[rows].transpose(0, 3, 1, 2)))
+            x = torch.from_numpy(self._images[rows].transpose(0, 3, 1, 2).copy())
             yield x, None if self._labels is None else torch.from_numpy(self._labels[rows])
 
 
@@ -118,15 +143,16 @@ class ImageSet:
     """A split of a data set as `Images`.
 
     Raises:
-        UserError: the data set does not hold images.
+        UserError: the data set holds clouds of points, which have metrics of their own.
     """
 
     def __init__(self, data: DataSet, name: str) -> None:
-        if data.spec.kind != "image":
-            raise UserError(f"these metrics judge images; the data set holds {data.spec.kind}", name)
+        if data.spec.kind == "points":
+            raise UserError(
+                "these metrics judge images and vectors; the data set holds clouds of points", name
+            )
         self.name = name
-        channels, height, width = data.spec.shape
-        self.shape = (channels, height, width)
+        self.shape: tuple[int, ...] = data.spec.shape
         self.classes = data.spec.classes or None
         self._data = data
 
@@ -163,7 +189,9 @@ def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
 
 
 def kind(images: Images) -> str:
-    """`grayscale 28x28`, `RGB 32x32`."""
+    """`grayscale 28x28`, `RGB 32x32`, `vectors of length 2`."""
+    if len(images.shape) == 1:
+        return f"vectors of length {images.shape[0]}"
     channels, height, width = images.shape
     return f"{'grayscale' if channels == 1 else 'RGB'} {height}x{width}"
 

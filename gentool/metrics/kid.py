@@ -18,7 +18,7 @@ def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
     total = x.new_zeros((), dtype=torch.float64)
     for a in x.split(BLOCK):
         for b in y.split(BLOCK):
-            total += (a.double() @ b.double().T / x.shape[1] + 1).pow_(3).sum()
+            total += (a.double() @ b.double().T).div_(x.shape[1]).add_(1).pow_(3).sum()
     return total
 
 

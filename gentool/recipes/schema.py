@@ -93,6 +93,15 @@ class Ema(Strict):
     """Exponent of the inverse-power rule."""
 
 
+class TimeShift(Strict):
+    window: Annotated[int, Field(ge=2)]
+    """Width of the search for a better time, in levels of a thousand."""
+    cutoff: Annotated[int, Field(ge=0)] = 0
+    """Shift only above this level."""
+    data_variance: Annotated[float, Field(ge=0)] = 0.0
+    """Variance of the data's values; 0 is the paper's rule."""
+
+
 class Sample(Strict):
     solver: str = "dpmpp-2m"
     """Solver by name; see `gentool solvers list`."""
@@ -100,8 +109,16 @@ class Sample(Strict):
     """Steps of the solver's grid."""
     grid: str | None = None
     """Step grid (karras, log-snr, uniform-t, power-t, ...); absent: the solver's own."""
+    grid_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the grid (rho, kappa, final, sigma_max ...)."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the solver (eta, s_churn, order ...), checked against its signature."""
+    afs: bool = False
+    """Answer the first network call analytically (GENIE's analytical first step): one call less."""
+    denoise: bool = False
+    """End on the x0 prediction of the last level: one call more."""
+    time_shift: TimeShift | None = None
+    """Time-Shift sampler (Li et al. 2024) around the solver."""
     guidance: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Guidance rules in order, e.g. `{cfg: {scale: 2.0}}`; see docs/guidance.md."""
     count: Positive = 64
@@ -116,7 +133,7 @@ class Evaluate(Strict):
     metrics: tuple[str, ...] = ("fid", "precision-recall")
     """Metrics by name; see docs/metrics.md."""
     features: str = "classifier"
-    """Feature extractor: classifier, pixels or inception."""
+    """Feature extractor: classifier, pixels, values (of vectors) or inception."""
     count: Positive | None = None
     """Samples to judge; absent: those of `sample`."""
 

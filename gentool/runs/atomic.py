@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gentool.errors import GentoolError
+from gentool.errors import GentoolError, UserError
 
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
@@ -26,6 +26,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOENT: "the folder does not exist (any more)",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "a folder of that name is in the way",
     errno.EFBIG: "the file is larger than allowed there",
     errno.EIO: "the disk reports an input/output error",
@@ -40,6 +41,22 @@ def plain_failures(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
         raise GentoolError(f"cannot write: {reason}", str(path)) from error
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Makes the folder and proves, before any work is done, that files can be written there.
+
+    Raises:
+        UserError: they cannot; says why.
+    """
+    probe = temporary(Path(folder) / "probe")
+    try:
+        with plain_failures(folder):
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"\0")
+            probe.unlink()
+    except GentoolError as error:
+        raise UserError(error.message, error.where) from error
 
 
 def sync(path: str | os.PathLike[str]) -> None:

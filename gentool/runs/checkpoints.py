@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from gentool.errors import CorruptError
+from gentool.errors import CorruptError, GentoolError
 from gentool.runs.atomic import atomic_write, write_json
 
 
@@ -49,6 +49,8 @@ def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
     Raises:
         GentoolError: it could not be written whole; what was there before is untouched.
     """
+    if not folder.is_dir():  # written anew, it would be a run without its recipe
+        raise GentoolError("the folder was removed during training: the state cannot be saved", str(folder))
     path = folder / f"step-{step:08d}.ckpt"
     path.with_suffix(".json").unlink(
         missing_ok=True

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.errors import CorruptError, UserError
+from gentool.runs.atomic import check_writable
 
 
 def new_path(recipe_name: str, root: Path | str = "runs") -> Path:
@@ -54,14 +54,13 @@ class RunFolder:
         return run
 
     def create(self) -> None:
-        """Makes the folders and proves that they can be written, before any work is done."""
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"the run folder cannot be written: {error.strerror}", str(self.path)) from None
+        """Makes the folders and proves that they can be written, before any work is done.
+
+        Raises:
+            UserError: they cannot.
+        """
+        check_writable(self.path)
+        check_writable(self.checkpoints)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

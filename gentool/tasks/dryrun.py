@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from gentool import families, networks
 from gentool.data import Batch, DataSpec, open_set
@@ -58,7 +59,7 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     module.to(device).train()
     module.prepare_training()
     module.assume_data()
-    parameters = networks.summary(module)
+    parameters = networks.summary(_parts(module))
     size, rate, kept = measure(module, spec, device)
     batch = resolved.recipe.data.batch_size
     return DryRun(
@@ -72,10 +73,16 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     )
 
 
+def _parts(module: nn.Module) -> nn.Module:
+    """The first module inside with more than one part: what a count by module should list."""
+    children = list(module.children())
+    return _parts(children[0]) if len(children) == 1 else module
+
+
 def data_spec(recipe: Recipe) -> DataSpec:
     """The examples' shape and classes: from the data where they are present, else what the set is known to hold."""
-    expected = recipe.data.expected_spec()
-    if recipe.data.present() or expected is None:
+    expected: DataSpec | None = recipe.data.expected_spec()
+    if expected is None or recipe.data.present():
         return open_set(recipe.data, "train").spec
     return expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,34 @@ import torch
 
 from gentool import families
 from gentool.data import open_set, parse_source
+from gentool.data.config import DataConfig
 from gentool.errors import UserError
+from gentool.families.names import BITS_PER_DIM
 from gentool.metrics.cache import default_folder
+from gentool.metrics.catalog import plan
 from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
-from gentool.metrics.images import ImageArray, ImageSet
-from gentool.recipes.resolve import Resolved, resolve, resolve_text
+from gentool.metrics.images import ImageArray, Images, ImageSet, VectorArray
+from gentool.recipes.resolve import Resolved, resolve_text
+from gentool.recipes.schema import Evaluate
 from gentool.runs.folder import RunFolder
-from gentool.runs.samples import read_samples
+from gentool.runs.samples import Samples, read_samples
 from gentool.tasks.likelihood import bits_per_dim
-from gentool.tasks.sample import Sampled, load_run, sample
-
-BITS_PER_DIM = "bits-per-dim"
-"""The one figure that needs the model and no samples."""
+from gentool.tasks.resume import stored_recipe
+from gentool.tasks.sample import data_spec, load_run, sample
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
+Found = tuple[np.ndarray, np.ndarray | None, Path]
+"""Images, their labels, and the file that holds them."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged."""
+    """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
+
+    Of a model that draws no samples they are its own figures, on `count` examples of `reference`.
+    """
 
     metrics: dict[str, float]
     evaluation: Evaluation | None
@@ -42,13 +50,15 @@ class Evaluated:
     labels: np.ndarray | None
     resolved: Resolved | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
+    count: int = 0
 
     def document(self) -> dict[str, Any]:
         """The JSON document of design.md section 3."""
         base: dict[str, Any] = {
             "features": None,
-            "reference": None,
-            "count": 0,
+            "reference": self.reference,
+            "count": self.count,
             "details": {},
             "warnings": [],
         }
@@ -75,6 +85,8 @@ def evaluate(
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
+    A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
+
     Args:
         reference: a data set by name or path; None takes the one the recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
@@ -83,48 +95,49 @@ def evaluate(
     Raises:
         UserError: no reference is known, or the samples do not fit it.
     """
+    if not Path(target).exists():
+        raise UserError("no such run folder or samples file", target)
     run = RunFolder.open(target) if (Path(target) / "recipe.yaml").is_file() else None
-    drawn: Sampled | None = None
     resolved: Resolved | None
     if run is not None:
-        resolved = resolve(run.recipe, (), families.recipe_schema)
-        asked = tuple(metrics) or resolved.recipe.evaluate.metrics
-        if any(name != BITS_PER_DIM for name in asked):
-            say("drawing samples")
-            drawn = _draw(run, resolved, count, seed, settings, report)
-            images, labels, provenance = drawn.images, drawn.labels, run.read_provenance()
-        else:
-            images, labels, provenance = None, None, run.read_provenance()
-        samples = None if drawn is None else drawn.path
+        resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
+        if not families.module_class(resolved.recipe.family).draws_samples:
+            if features is not None:
+                raise UserError("--features is for samples; this run draws none", target)
+            return _of_model(run, reference, metrics, count, seed, report)
+        get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
         read = read_samples(target)
-        images, labels, provenance, samples = read.array, read.labels, read.provenance, Path(target)
-        images, labels = _first(images, labels, count, target)
-        resolved = _recipe_of(provenance)
-        asked = tuple(metrics) or (
-            resolved.recipe.evaluate.metrics if resolved else ("fid", "precision-recall")
-        )
-        if BITS_PER_DIM in asked:
-            raise UserError(f"{BITS_PER_DIM} needs the model: give the run folder, not its samples", target)
+        resolved, provenance, kind = _recipe_of(read.provenance), read.provenance, read.kind
+        get = partial(_first, read, count, target)
+    block = resolved.recipe.evaluate if resolved else Evaluate()
+    asked, chosen = tuple(metrics) or block.metrics, features or block.features
+    of_samples = [name for name in asked if name != BITS_PER_DIM]
+    if BITS_PER_DIM in asked and run is None:
+        raise UserError(f"{BITS_PER_DIM} needs the model: give the run folder, not its samples", target)
     figures: dict[str, float] = {}
     details: dict[str, Any] = {}
-    evaluation = None
-    if images is not None:
-        if reference is None and resolved is None:
-            raise UserError(
-                "the file does not say what it was trained on: name the data with --reference", target
-            )
-        config = resolved.recipe.data if reference is None and resolved else parse_source(str(reference))
-        chosen = features or (resolved.recipe.evaluate.features if resolved else "classifier")
+    evaluation, images, labels, samples = None, None, None, None
+    if of_samples:
+        # All that can be refused is, before samples are drawn.
+        plan(of_samples, chosen)
+        if kind == "points":
+            raise UserError("the judges know images and vectors; these samples are clouds of points", target)
+        config = _reference(reference, resolved, target)
+        train, held_out = open_set(config, "train"), open_set(config, "test")
+        if run is not None:
+            say("drawing samples")
+        images, labels, samples = get()
         evaluation = judge(
-            ImageArray(images, labels, name="samples"),
-            ImageSet(open_set(config, "train"), config.name),
-            [name for name in asked if name != BITS_PER_DIM],
+            as_images(images, labels),
+            ImageSet(train, config.name),
+            of_samples,
             chosen,
-            held_out=ImageSet(open_set(config, "test"), f"{config.name} (held out)"),
+            held_out=ImageSet(held_out, f"{config.name} (held out)"),
             cache=default_folder(),
             device="cuda" if torch.cuda.is_available() else "cpu",
             seed=seed,
+            progress=None if report is None else lambda name, done, total: report(done, total, {}),
         )
         figures |= evaluation.metrics
         for line in evaluation.warnings:
@@ -135,6 +148,71 @@ def evaluate(
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
 
 
+def _of_model(
+    run: RunFolder,
+    reference: str | None,
+    metrics: Sequence[str],
+    count: int | None,
+    seed: int,
+    report: Report | None,
+) -> Evaluated:
+    """The model's own figures on the first `count` examples of the held-out split (None: all of them)."""
+    _, resolved, module = load_run(run.path)
+    config = _reference(reference, resolved, str(run.path))
+    if count is not None:
+        config = config.model_copy(update={"limit": min(count, config.limit or count)})
+    held_out = open_set(config, "test")
+    if (held_out.spec.shape, held_out.spec.classes) != (module.spec.shape, module.spec.classes):
+        raise UserError(
+            f"has examples of shape {held_out.spec.shape} in {held_out.spec.classes} classes; "
+            f"the model was trained on {module.spec.shape} in {module.spec.classes}",
+            config.name,
+        )
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    figures = module.evaluate_model(
+        held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
+    )
+    unknown = [name for name in metrics if name not in figures]
+    if unknown:
+        raise UserError(
+            f"a {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
+            str(run.path),
+        )
+    return Evaluated(
+        {name: figures[name] for name in metrics or figures},
+        None,
+        {},
+        None,
+        None,
+        None,
+        resolved,
+        run.read_provenance(),
+        f"{config.name} (held out)",
+        len(held_out),
+    )
+
+
+def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
+    """Samples as the judges take them."""
+    return VectorArray(array) if array.ndim == 2 else ImageArray(array, labels)
+
+
+def _reference(asked: str | None, resolved: Resolved | None, target: str) -> DataConfig:
+    """The data that samples are held against.
+
+    Raises:
+        UserError: none were named, and the samples do not say what they are to look like.
+    """
+    if asked is not None:
+        return parse_source(asked)
+    if resolved is None:
+        raise UserError(
+            "the file does not say what it was trained on: name the data with --reference", target
+        )
+    data: DataConfig = resolved.recipe.data
+    return data
+
+
 def _draw(
     run: RunFolder,
     resolved: Resolved,
@@ -142,25 +220,21 @@ def _draw(
     seed: int,
     settings: Mapping[str, Any] | None,
     report: Report | None,
-) -> Sampled:
-    wanted = count or resolved.recipe.evaluate.count or resolved.recipe.sample.count
-    return sample(
+) -> Found:
+    drawn = sample(
         run.path,
-        count=wanted,
+        count=count or resolved.recipe.evaluate.count or resolved.recipe.sample.count,
         seed=seed,
         settings=settings,
         on_sample=None if report is None else lambda done, total: report(done, total, {}),
     )
+    return drawn.images, drawn.labels, drawn.path
 
 
-def _first(
-    images: np.ndarray, labels: np.ndarray | None, count: int | None, target: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    if count is None:
-        return images, labels
-    if count > len(images):
-        raise UserError(f"--count {count}: the file holds {len(images)} samples", target)
-    return images[:count], None if labels is None else labels[:count]
+def _first(read: Samples, count: int | None, target: str) -> Found:
+    if count is not None and count > len(read.array):
+        raise UserError(f"--count {count}: the file holds {len(read.array)} samples", target)
+    return read.array[:count], None if read.labels is None else read.labels[:count], Path(target)
 
 
 def _recipe_of(provenance: Mapping[str, Any]) -> Resolved | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gentool import families
 from gentool.errors import UserError
 from gentool.recipes.resolve import Resolved, resolve
+from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
 
 FREE = ("trainer", "sample", "evaluate", "description", "data.workers", "data.root")
@@ -41,8 +43,8 @@ def check_same_run(run: RunFolder, resolved: Resolved, *, starting: bool, allow_
     Raises:
         UserError: what is in the way, with the differing keys.
     """
-    if not run.recipe.is_file():
-        return
+    if not run.recipe.is_file() or not (run.weights.is_file() or checkpoints.complete(run.checkpoints)):
+        return  # a start that failed before its first checkpoint learned nothing that could be lost
     if starting:
         raise UserError("the folder already holds a run; add --resume auto to go on with it", str(run.path))
     changed = differences(stored_recipe(run), resolved)
@@ -55,8 +57,10 @@ def check_same_run(run: RunFolder, resolved: Resolved, *, starting: bool, allow_
         )
 
 
-def stored_recipe(run: RunFolder) -> Resolved:
-    return resolve(run.recipe, (), families.recipe_schema)
+def stored_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Resolved:
+    """The recipe of a run, under the name that it was trained by."""
+    resolved = resolve(run.recipe, overrides, families.recipe_schema)
+    return replace(resolved, name=run.read_provenance().get("recipe", resolved.name))
 
 
 def differences(old: Resolved, new: Resolved) -> list[tuple[str, Any, Any]]:

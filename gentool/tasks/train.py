@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gentool import families
 from gentool.data import DataSpec, StepBatches, loader, open_set
@@ -79,28 +80,40 @@ def train(
     if run is None:
         run = RunFolder(run_dir or new_path(resolved.name))
     if not is_main_process():
-        return _train(run, resolved, None, lambda line: None, started)
+        return _train(run, resolved, None, lambda line: None, started, allow_change)
     run.create()
     with run.lock():
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:
-            return _train(run, resolved, on_step, say, started)
+            return _train(run, resolved, on_step, say, started, allow_change)
         finally:
             os.environ.pop(RUN_DIR, None)
 
 
-def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say, started: float) -> Trained:
+def _train(
+    run: RunFolder,
+    resolved: Resolved,
+    on_step: OnStep | None,
+    say: Say,
+    started: float,
+    allow_change: bool,
+) -> Trained:
     recipe, config = resolved.recipe, resolved.recipe.trainer
+    flag = StopFlag()
+    flag.install()
     quiet_lightning()
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
     module = build_module(recipe, dataset.spec)
+    if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
+        module.double()
     state, bad = checkpoints.newest(run.checkpoints)
     for line in bad:
         say(f"warning: {line}; going on from the one before it")
     before = run.read_provenance()
-    check_data(before, dataset.fingerprint, run)
+    if state is not None and not allow_change:
+        check_data(before, dataset.fingerprint, run)
     if state is None:
         module.fit_to_data(dataset)
         module.prepare_training()
@@ -121,8 +134,6 @@ def _train(run: RunFolder, resolved: Resolved, on_step: OnStep | None, say: Say,
         lives = [*before.get("lives", []), {"from_step": module.step, **provenance}]
         write_json(run.provenance, {**provenance, "lives": lives})
     log = MetricsLog(run, module.step) if rank_zero else None
-    flag = StopFlag()
-
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
         if trainer.is_global_zero:
@@ -165,29 +176,33 @@ def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
 def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say) -> None:
     """Lightning's loop over the steps that are left."""
     config = recipe.trainer
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-        precision=config.precision,
-        max_epochs=1,
-        accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
-        gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
-        deterministic=config.deterministic,
-        callbacks=[step_end],
-        logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=config.precision,
+            max_epochs=1,
+            accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
+            gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
+            deterministic=config.deterministic,
+            callbacks=[step_end],
+            logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"trainer.accelerator, devices or strategy: not on this machine: {reason}") from None
     if recipe.data.batch_size % trainer.world_size:
         raise UserError(
             f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
         )
     if config.compile:
-        compile_network(module, say)
+        compile_network(module, trainer.strategy.root_device, say)
     batches = StepBatches(
         len(dataset),
         recipe.data.batch_size,
@@ -203,19 +218,26 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag
         )
     except torch.OutOfMemoryError as error:
         raise GentoolError(
-            f"out of GPU memory: lower data.batch_size or raise trainer.accumulate, or use trainer.precision=bf16-mixed ({error})"
+            "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
+            f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
     finally:
         flag.uninstall()
 
 
-def compile_network(module: GenModule, say: Say) -> None:
-    """torch.compile in place, so that names in the state dict stay as they are."""
+def compile_network(module: GenModule, device: torch.device, say: Say) -> None:
+    """torch.compile in place, so that names in the state dict stay as they are.
+
+    Compilation happens at the first call, so what it needs (a compiler for the device) is tried on a sum first.
+    """
     try:
-        for child in module.compiled_parts():
-            child.compile()
-    except RuntimeError as error:
-        say(f"warning: torch.compile is not available here, training goes on without it: {error}")
+        torch.compile(torch.add)(*torch.ones(2, 2, device=device))
+    except Exception as error:  # whatever the backend raises
+        reason = str(error).splitlines()[0]
+        say(f"warning: torch.compile does not work here, training goes on without it: {reason}")
+        return
+    for child in module.compiled_parts():
+        child.compile()
 
 
 def make_loggers(names: Sequence[str], folder: Path) -> Any:
@@ -251,7 +273,9 @@ def check_data(before: dict[str, Any], fingerprint: str, run: RunFolder) -> None
     known = before.get("data_fingerprint")
     if known is not None and known != fingerprint:
         raise UserError(
-            f"the data differ from those this run was trained on (fingerprint {fingerprint[:12]}, was {known[:12]})",
+            "the data differ from those this run was trained on "
+            f"(fingerprint {fingerprint[:12]}, was {known[:12]}); bring the old data back, start a new run, "
+            "or add --allow-change",
             str(run.path),
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -44,7 +44,8 @@ class StepEnd(Callback):
         self._metrics: dict[str, float] = {}
         self._clock = time.perf_counter()
         self._clock_step = 0
-        self._saved_at = -1
+        self._saved_at = 0
+        self._lr = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, GenModule)
@@ -65,28 +66,31 @@ class StepEnd(Callback):
         if (batch_idx + 1) % config.accumulate:
             return
         module.end_step(len(batch[0]) * trainer.world_size * config.accumulate)
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         step, last = module.step, module.step >= config.max_steps
         stopping = self.stop.agreed(trainer)
         log_now = step % config.log_every == 0 or last
         save_now = step % config.checkpoint_every == 0 or last or stopping
-        # On a CPU looking at the loss is free; on a GPU it would stop the queue, so it waits for the log.
-        if log_now or save_now or module.device.type == "cpu":
-            self._check_losses(module)
+        # On a CPU looking at the loss is free; on a GPU it would stop the queue, and over several processes it
+        # would wait for the others: there it is done when a row or a checkpoint is due, before either is written.
+        if log_now or save_now or (module.device.type == "cpu" and trainer.world_size == 1):
+            self._check_losses(trainer, module)
         if log_now:
             self._write_row(trainer, module)
         if trainer.is_global_zero and self.on_step is not None:
             self.on_step(step, config.max_steps, self._metrics)
         if save_now:
+            self._check_weights(module)
             self.save(trainer, module)
             self._saved_at = step
         if stopping:
             trainer.should_stop = True
 
-    def _check_losses(self, module: GenModule) -> None:
-        if not self._losses:
-            return
+    def _check_losses(self, trainer: Trainer, module: GenModule) -> None:
         losses = torch.stack(self._losses).float()
         self._losses.clear()
+        if trainer.world_size > 1:  # the global batch's losses, so that every rank judges alike
+            losses = cast(Tensor, trainer.strategy.reduce(losses, reduce_op="mean"))
         self._sum += float(losses.sum())
         self._seen += len(losses)
         if bool(torch.isfinite(losses).all()):
@@ -95,9 +99,26 @@ class StepEnd(Callback):
         bad = int((~torch.isfinite(losses)).nonzero()[0])
         micro = module.step * accumulate - len(losses) + bad
         raise NonFiniteError(
-            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} (training batch {micro}); "
-            f"the last checkpoint, of step {self._saved_at}, is good: lower optimizer.lr, set trainer.clip_norm "
-            "or optimizer.warmup, and go on with --resume auto"
+            f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} "
+            f"(training batch {micro}, learning rate {self._lr:g}); {self._advice()}"
+        )
+
+    def _check_weights(self, module: GenModule) -> None:
+        """A gradient that overflows under a finite loss shows in the weights, which must not be saved."""
+        for name, weight in module.named_parameters():
+            if not bool(torch.isfinite(weight).all()):
+                raise NonFiniteError(
+                    f"the loss is finite, but the weights {name} are NaN or infinite after step "
+                    f"{module.step} (learning rate {self._lr:g}); {self._advice()}"
+                )
+
+    def _advice(self) -> str:
+        change = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
+        if self._saved_at == 0:
+            return f"there is no checkpoint yet: {change}, and start again"
+        return (
+            f"the checkpoint of step {self._saved_at} is good: {change}, "
+            "and go on with --resume auto --allow-change"
         )
 
     def _write_row(self, trainer: Trainer, module: GenModule) -> None:
@@ -107,7 +128,7 @@ class StepEnd(Callback):
         self._metrics = {
             "step": module.step,
             "loss": self._sum / max(1, self._seen),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "images_per_second": steps * size / max(1e-9, now - self._clock),
             **{k: float(v) for k, v in trainer.callback_metrics.items() if k != "loss"},
         }

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from gentool.diffusion.denoiser import Denoiser
-from gentool.diffusion.grids import make_grid
+from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
 from gentool.diffusion.predictor import Guidance, Predictor
+from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.diffusion.solvers.core import build as build_solver
 from gentool.diffusion.solvers.integrate import integrate
+from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import UserError
 from gentool.networks.attention import attention_layers, perturb
 from gentool.recipes.schema import Sample
-from gentool.training.sampling import Drawn, SampleRequest
+from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Traits:
     images: bool
 
 
-def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits) -> Guidance | None:
+def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits, guide: Guide | None) -> Guidance | None:
     if not spec:  # nothing to check the model for: walking its modules would cost every batch
         return None
     return guidance.build(
@@ -47,18 +49,56 @@ def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits) -> Guidance | 
         null_label=traits.classes or None,
         label_dropout=traits.label_dropout,
         has_attention=bool(attention_layers(denoiser.network)),
+        log_prob=None if guide is None else guide.log_prob,
     )
 
 
-def check(settings: Sample, denoiser: Denoiser, traits: Traits) -> list[str]:
+def build_grid(settings: Sample, process: Process) -> Grid:
+    """The grid asked for, or the solver's own."""
+    name = settings.grid or SOLVERS.get(settings.solver).grid
+    return make_grid(name, settings.steps, process, **settings.grid_options)
+
+
+def check_guide(guide: Guide, grid: Grid, traits: Traits) -> None:
+    """The classifier must know the classes, and the states that sampling passes through.
+
+    Raises:
+        UserError: other shape, other classes, or noise levels that it was not trained on.
+    """
+    if guide.shape != traits.shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (guide.shape, traits.shape))
+        raise UserError(f"--classifier: it reads samples of shape {theirs}, this model makes {ours}")
+    if traits.classes not in (0, guide.classes):
+        raise UserError(
+            f"--classifier: it knows {guide.classes} classes, this model was trained on {traits.classes}"
+        )
+    low, high = float(grid.sigma[grid.sigma > 0].min()), float(grid.sigma.max())
+    # a thousandth: the same level reached by way of a time differs in its last digits
+    if guide.sigma_min > low * 1.001 or guide.sigma_max < high / 1.001:
+        raise UserError(
+            f"--classifier: it was trained on noise levels sigma from {guide.sigma_min:.4g} to "
+            f"{guide.sigma_max:.4g}, and sampling passes from {high:.4g} to {low:.4g}; train a classifier "
+            "whose model.noise.process is this model's"
+        )
+
+
+def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | None = None) -> list[str]:
     """Refuses what this model cannot do before any work is done; returns what the user should hear.
 
     Raises:
-        UserError: unknown solver, option, grid or rule, or one that the model lacks the means for.
+        UserError: unknown solver, option, grid or rule, one that the model lacks the means for, or a guide
+            that does not fit the model.
     """
-    build_solver(settings.solver, settings.options)
-    grid = make_grid(settings.grid or SOLVERS.get(settings.solver).grid, settings.steps, denoiser.process)
-    build_guidance(settings.guidance, denoiser, traits)
+    solver, grid = build_solver(settings.solver, settings.options), build_grid(settings, denoiser.process)
+    if settings.denoise and grid.final == "zero":
+        raise UserError("sample.denoise: this grid ends at sigma = 0, where the state is x0 already")
+    if solver.adaptive and (settings.afs or settings.time_shift):
+        raise UserError(
+            f"sample: {settings.solver} chooses its own steps; afs and time_shift have no place there"
+        )
+    build_guidance(settings.guidance, denoiser, traits, guide)
+    if guide is not None:
+        check_guide(guide, grid, traits)
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
     clipped = settings.threshold != "none" or not traits.images
@@ -70,35 +110,39 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
 
     The state and the levels are float64 where the device has it, the network's input float32.
     """
+    settings, process, on_step = request.settings, denoiser.process, request.on_step
     dtype = torch.float32 if request.device.type == "mps" else torch.float64
-    rule = build_guidance(request.guidance, denoiser, traits)
+
+    def denoise(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        # the labels of an unconditional model are for its guide alone
+        return denoiser(x, sigma, label if traits.classes else None)
 
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        layers = request.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
+        layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
         with perturb(denoiser.network, layers):
-            return denoiser(x, sigma, label)
+            return denoise(x, sigma, label)
 
     predict = Predictor(
-        denoiser,
+        denoise,
         variants={"perturbed": perturbed},
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
         label=request.labels,
-        guidance=rule,
-        threshold=request.threshold,
+        guidance=build_guidance(settings.guidance, denoiser, traits, request.guide),
+        threshold=settings.threshold,
     )
-    process = denoiser.process
-    grid = make_grid(request.grid or SOLVERS.get(request.solver).grid, request.steps, process)
+    grid = build_grid(settings, process)
     noise = request.noise(traits.shape, dtype)
-    start = noise.normal("prior") * process.prior_std
-    on_step = request.on_step
     result = integrate(
         predict,
         process,
-        build_solver(request.solver, request.options),
+        build_solver(settings.solver, settings.options),
         grid,
-        start,
+        noise.normal("prior") * float(grid.sigma[0]) * process.prior_std / process.sigma_max,
         noise,
+        first="afs" if settings.afs else None,
+        denoise=settings.denoise,
+        time_shift=None if settings.time_shift is None else TimeShift(**dict(settings.time_shift)),
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
     )
     return Drawn(result.x.to(torch.float32), result.nfe, result.manifest)

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gentool.diffusion.guidance.classifier import LogProb
 from gentool.noise import Noise
+from gentool.recipes.schema import Sample
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A classifier of noisy states x = x0 + sigma eps that samples are steered by, and where it may be asked.
+
+    Attributes:
+        log_prob: (x (B, ...), sigma (B,), label (B,)) -> (B,) log p(label | x, sigma).
+        shape: of one sample.
+        class_names: of its classes, in the order of their labels.
+        sigma_min, sigma_max: the noise levels it knows.
+    """
+
+    log_prob: LogProb
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
 
 
 @dataclass(frozen=True)
@@ -18,22 +42,18 @@ class SampleRequest:
 
     Attributes:
         indices: the global index of each sample; with the seed it fixes its noise.
-        labels: (B,) int64 class labels, or None for an unconditional model.
-        solver, steps, grid, options: as in the recipe's `sample:` block.
-        guidance: rules by name with their options, in order.
+        labels: (B,) int64 class labels (the guide's where the model itself is unconditional), or None.
+        settings: the `sample:` block: solver, steps, grid, guidance ...
+        guide: the classifier of the guidance rule `classifier`.
         on_step: called with (steps done, steps in all), for progress.
     """
 
     seed: int
     indices: Sequence[int]
     labels: Tensor | None
-    solver: str
-    steps: int
-    grid: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    guidance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    threshold: Literal["none", "static", "dynamic"] = "none"
-    device: torch.device = torch.device("cpu")
+    settings: Sample
+    guide: Guide | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[int, int], None] | None = None
 
     def noise(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Noise:

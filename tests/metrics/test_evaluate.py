@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,12 +14,13 @@ import pytest
 import torch
 
 from gentool import registry
+from gentool.data import make_config, open_set
 from gentool.errors import UserError
 from gentool.metrics import featureset
 from gentool.metrics.catalog import EXTRACTORS, METRICS, MetricInfo
 from gentool.metrics.evaluate import Evaluation, evaluate
 from gentool.metrics.evidence import Evidence, Judgement
-from gentool.metrics.images import ImageArray
+from gentool.metrics.images import ImageArray, ImageSet
 from gentool.registry import resolve
 
 UNLABELLED = ["fid", "kid", "precision-recall", "density-coverage"]
@@ -273,3 +276,38 @@ def test_a_plug_in_is_one_function_and_one_entry_point(
     assert abs(evaluate(test, train, ["brightness"], "pixels").metrics["brightness"]) < 0.05
     with pytest.raises(LookupError, match="must name them in its `needs`"):
         evaluate(test, train, ["greedy"], "pixels")
+
+
+def test_listing_metrics_costs_no_torch() -> None:
+    code = (
+        "import sys; from gentool.metrics.catalog import METRICS, plan; "
+        "plan(METRICS, 'classifier'); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_data_set_of_the_project_is_a_set_of_images() -> None:
+    data = open_set(make_config("digits", {}), "test")
+    images = ImageSet(data, "digits")
+    x = torch.cat([x for x, _ in images])
+    assert images.shape == (1, 8, 8)
+    assert images.classes == 10
+    assert len(x) == len(images)
+    assert torch.equal(x[3], data[3][0])
+    assert images.fingerprint == data.fingerprint
+
+
+def test_progress_is_told_of_every_set(train: ImageArray, test: ImageArray) -> None:
+    told: list[tuple[str, int, int]] = []
+    evaluate(test, train, ["fid"], "pixels", progress=lambda *step: told.append(step))
+    assert told[-1] == ("digits train", 900, 900)
+    assert ("digits test", 256, 897) in told
+
+
+def test_the_documentation_names_every_metric_and_figure() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for info in map(METRICS.get, METRICS):
+        assert f"### {info.name}\n" in text
+        assert all(f"`{value}`" in text for value in info.values)
+    assert all(f"**{name}.**" in text or f"| `{name}` |" in text for name in EXTRACTORS)

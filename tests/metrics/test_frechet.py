@@ -116,3 +116,12 @@ def test_refusals(normal: Draw) -> None:
         frechet_distance(a, fitted(normal(30, 5)))
     with pytest.raises(UserError, match="not finite"):
         frechet_distance(a, a._replace(covariance=a.covariance * float("nan")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [5000, 500])
+def test_parity_with_torchmetrics_at_the_size_of_inception_features(normal: Draw, n: int) -> None:
+    mix = torch.logspace(0, -2, 2048, dtype=torch.float64)
+    a, b = fitted(normal(n, 2048) * mix), fitted(normal(5000, 2048, seed=1) * mix + 0.01)
+    theirs = float(_compute_fid(a.mean, a.covariance, b.mean, b.covariance))
+    assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-6)

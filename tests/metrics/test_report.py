@@ -84,7 +84,8 @@ def full(**more: Any) -> str:
 def test_well_formed_with_everything_in_it() -> None:
     page = Reader(full())
     for text in (
-        "digits", "A small model.", "3.1416", "lower is better", "higher is better", "undefined", "bits-per-dim",
+        "digits", "A small model.", "3.1416", "lower is better", "higher is better", "undefined",
+        "bits-per-dim",
         "classifier", "accuracy 0.99", "x / 127.5 - 1", "digits train", "900", "abc123", "450", "few images",
         "mind the step", "64 of 70 samples", "family: edm", "versions.torch", "2.13", '["gentool", "train"]',
         NOT_PRIVATE,
@@ -116,7 +117,7 @@ def test_nothing_is_loaded_and_nothing_runs() -> None:
 
 def test_everything_from_outside_is_escaped() -> None:
     bad = "</code></pre><script>alert('x')</script>\"&"
-    evaluation = EVALUATION | {k: bad for k in ("features", "extractor", "preprocessing", "reference")}
+    evaluation = EVALUATION | dict.fromkeys(("features", "extractor", "preprocessing", "reference"), bad)
     evaluation |= {"metrics": {bad: 1.0}, "details": {bad: {"a": bad}}, "warnings": [bad]}
     page = full(
         summary=bad,
@@ -126,7 +127,6 @@ def test_everything_from_outside_is_escaped() -> None:
         warnings=[bad],
         privacy=bad,
     )
-    page = page.replace("<title>digits", f"<title>{''}digits")
     assert "<script" not in page
     assert Reader(page).text.count("<script>alert('x')</script>") >= 11
     assert "<script" not in render(bad)

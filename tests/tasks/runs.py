@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TINY = (
     "quickstart",
@@ -21,6 +24,27 @@ TINY = (
 )
 
 
+@dataclass
+class Ended:
+    """How a command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one document on standard output; anything beside it there is an error."""
+        return json.loads(self.out)
+
+    def refused(self, code: int, *words: str) -> None:
+        """It ended with this code and one message that holds all these words, and without a traceback."""
+        assert self.code == code, self.err
+        assert "Traceback" not in self.err
+        for word in words:
+            assert word in self.err + self.out
+
+
 def environment() -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
@@ -28,7 +52,9 @@ def environment() -> dict[str, str]:
 
 def gentool(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs the command line to its end; the caller judges the exit code."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=240)
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=240
+    )
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:

@@ -26,7 +26,9 @@ def assert_same(run: Path, whole: Path) -> None:
     assert ours is not None
     assert theirs is not None
     assert ours["step"] == theirs["step"] == 60
-    for a, b in zip(ours["optimizers"][0]["state"].values(), theirs["optimizers"][0]["state"].values(), strict=True):
+    for a, b in zip(
+        ours["optimizers"][0]["state"].values(), theirs["optimizers"][0]["state"].values(), strict=True
+    ):
         assert (a["exp_avg"] == b["exp_avg"]).all()
 
 
@@ -60,7 +62,9 @@ def test_killed_run_resumes_bit_for_bit(after: int, tmp_path: Path, whole_run: P
     assert_same(run, whole_run)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
 def test_signal_saves_at_the_step_and_exits(number: int, code: int, tmp_path: Path, whole_run: Path) -> None:
     run = tmp_path / "run"
     process = start("train", *TINY, *SLOWED, "--run-dir", run, "--json")
@@ -131,7 +135,9 @@ def test_pickle_in_a_checkpoint_is_never_executed(tmp_path: Path, whole_run: Pat
 
 
 def test_other_recipe_is_refused_with_the_difference(whole_run: Path) -> None:
-    done = gentool("train", *TINY, "data.batch_size=16", "optimizer.lr=0.5", "--run-dir", whole_run, "--resume", "auto")
+    done = gentool(
+        "train", *TINY, "data.batch_size=16", "optimizer.lr=0.5", "--run-dir", whole_run, "--resume", "auto"
+    )
     assert done.returncode == 2
     assert "data.batch_size: 32 -> 16" in done.stderr
     assert "optimizer.lr: 0.001 -> 0.5" in done.stderr
@@ -148,7 +154,9 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     process = start("train", *TINY, *SLOWED, "trainer.max_steps=100000", "--run-dir", run, "-q")
     try:
         wait_for(run, 1)
-        second = gentool("train", *TINY, *SLOWED, "trainer.max_steps=100000", "--run-dir", run, "--resume", "auto")
+        second = gentool(
+            "train", *TINY, *SLOWED, "trainer.max_steps=100000", "--run-dir", run, "--resume", "auto"
+        )
         assert second.returncode == 2
         assert "another process is training" in second.stderr
     finally:

@@ -27,6 +27,8 @@ class Cifar10Config(RootConfig):
 
     what: ClassVar[str] = "photographs of ten things, 50000 + 10000, 32x32 RGB, 10 classes"
     origin: ClassVar[str] = "Krizhevsky 2009; `gentool data fetch cifar10`"
+    original: ClassVar[tuple[int, int, int]] = (32, 32, 3)
+    class_names: ClassVar[tuple[str, ...]] = CLASSES
     remotes: ClassVar[tuple[Remote, ...]] = (
         Remote(
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",

@@ -25,6 +25,7 @@ from gentool.data.archive import Tree, open_tree, scan_tree
 from gentool.data.options import ImageConfig, Split
 from gentool.data.source import DataSpec, Fault, Source, checked_labels
 from gentool.errors import CorruptError, UserError
+from gentool.recipes.schema import Positive
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 """The first of these beside train/ is the test part; with test/ there, val/ is left out."""
@@ -41,6 +42,9 @@ class ImagesConfig(ImageConfig):
     channels: Literal[1, 3] | None = None
     """Gray or RGB; absent: RGB as soon as one picture has colour."""
 
+    class_count: Positive | None = None
+    """How many classes the folders must give: checked when they are read, and what a dry run without them goes by."""
+
     what: ClassVar[str] = "your pictures: a folder, tar or zip, a class per subfolder"
     origin: ClassVar[str] = "path"
 
@@ -49,10 +53,23 @@ class ImagesConfig(ImageConfig):
 
     def source(self, split: Split) -> Source:
         layout = open_layout(self.path)
-        return PictureSource(layout, layout.rows(split), self, self.channels)
+        source = PictureSource(layout, layout.rows(split), self, self.channels)
+        if self.class_count is not None and source.spec.classes != self.class_count:
+            raise UserError(
+                f"found {source.spec.classes} class folders, but data.class_count is {self.class_count}",
+                self.path,
+            )
+        return source
 
     def present(self) -> bool:
         return Path(self.path).exists()
+
+    def expected_spec(self) -> DataSpec | None:
+        side = self.pad or self.size
+        if side is None:
+            return None
+        names = tuple(map(str, range(self.class_count or 0)))
+        return DataSpec("image", (self.channels or 3, side, side), len(names), names)
 
     def faults(self) -> Iterator[Fault]:
         return picture_faults(self.path, self, self.channels)

@@ -22,6 +22,7 @@ class MnistConfig(RootConfig):
 
     what: ClassVar[str] = "handwritten digits, 60000 + 10000, 28x28 gray, 10 classes"
     origin: ClassVar[str] = "LeCun, Cortes and Burges; `gentool data fetch mnist`"
+    original: ClassVar[tuple[int, int, int]] = (28, 28, 1)
     class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
     aliases: ClassVar[tuple[str, ...]] = ("MNIST/raw",)  # where torchvision puts them
     # Hashes of the content: mirrors carry several gzip files of the same bytes.

@@ -1,0 +1,180 @@
+"""Every recipe that comes with gentool: parsed, built, measured and trained for a step on tiny data.
+
+The networks of the papers are built whole on the meta device, which costs nothing, and counted; their fast
+step has fewer channels, and the one at full size is slow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gentool import families, networks
+from gentool.data import DataSpec, make_config, open_set
+from gentool.recipes import shipped
+from gentool.recipes.resolve import Resolved, resolve, resolve_text
+from gentool.tasks.dryrun import dry_run, random_batch
+from gentool.tasks.evaluate import evaluate
+from gentool.tasks.sample import sample
+from gentool.tasks.train import build_module, train
+
+PARAMETERS = {
+    # edm's papers: counted from the published layer lists (specs/diffusion-core.md, section 4)
+    "edm/cifar10-paper": 55_735_299,
+    "edm/cifar10-ncsnpp-paper": 56_397_827,
+    "edm/cifar10-flow-paper": 55_734_147,
+    "edm/ffhq64-paper": 61_805_571,
+    "edm/afhqv2-64-paper": 61_805_571,
+    "edm/imagenet64-paper": 295_899_267,
+    "edm/mnist-small": 1_753_345,
+    "edm/digits-small": 188_945,
+    "edm/digits-flow-small": 1_220_672,
+    "edm/digits-vp-small": 1_220_672,
+    "edm/toy2d-small": 232_066,
+    "quickstart": 1_220_672,
+}
+THINNER = {"song-unet": ("channels=16",), "adm-unet": ("channels=16", "head_channels=16", "blocks=1")}
+PAPER = [name for name in shipped.names() if name.endswith("-paper")]
+
+
+def resolved(name: str, overrides: Sequence[str] = ()) -> Resolved:
+    return resolve(name, overrides, families.recipe_schema)
+
+
+def known_spec(name: str) -> DataSpec:
+    """What the recipe's data hold; for folders of pictures, what its header says of them."""
+    data = resolved(name).recipe.data
+    if data.name == "images":
+        classes = 1000 if "imagenet" in name else 0
+        return DataSpec("image", (3, data.size, data.size), classes, tuple(map(str, range(classes))))
+    return data.expected_spec() or open_set(data, "train").spec
+
+
+def tiny(name: str, folder: Path) -> list[str]:
+    """Overrides that put two batches of noise of the right shape and classes in the place of the data."""
+    spec = known_spec(name)
+    if spec.kind != "image":
+        return ["data.count=32", "data.batch_size=2"]
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (8, *spec.shape[1:], spec.shape[0]), dtype=np.uint8)
+    path = folder / "tiny.npz"
+    labels = {"arr_1": np.full(8, spec.classes - 1)} if spec.classes else {}
+    np.savez(path, arr_0=pixels, **labels)
+    return [f"data={{name: npz, path: {json.dumps(str(path))}, batch_size: 2}}"]
+
+
+def thin(name: str) -> list[str]:
+    network = resolved(name).recipe.model.network.name
+    return [f"model.network.{change}" for change in THINNER.get(network, ()) if name in PAPER]
+
+
+def test_every_recipe_is_listed_here() -> None:
+    assert set(PARAMETERS) == set(shipped.names())
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_the_resolved_recipe_resolves_to_itself(name: str) -> None:
+    first = resolved(name)
+    again = resolve_text(first.text, name, families.recipe_schema)
+    assert again.recipe == first.recipe
+    assert again.text == first.text
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_the_header_says_what_it_needs_and_how_to_run_it(name: str) -> None:
+    lines = shipped.path(name).read_text().splitlines()
+    assert lines[0].startswith("# yaml-language-server: $schema=")
+    comments = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"gentool train {name}" in comments
+    assert "Data needed" in comments
+    assert resolved(name).recipe.description
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_parameters(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole network, built on the meta device."""
+    build = networks.build
+
+    def on_meta(*arguments: Any) -> networks.Network:
+        with torch.device("meta"):
+            return build(*arguments)
+
+    monkeypatch.setattr(networks, "build", on_meta)
+    module = build_module(resolved(name).recipe, known_spec(name))
+    assert networks.summary(module)["total"] == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_the_recipes_own_sampling_and_judging_are_possible(name: str) -> None:
+    """Solver, options, grid, metrics and features fit the model and the data."""
+    from gentool.metrics import catalog
+
+    recipe = resolved(name, thin(name)).recipe
+    spec = known_spec(name)
+    module = build_module(recipe, spec)
+    if not module.draws_samples:
+        return  # judged by figures of its own, which need nothing of the recipe
+    assert module.check_request(recipe.sample) == []
+    chosen = catalog.plan(
+        [m for m in recipe.evaluate.metrics if m != "bits-per-dim"], recipe.evaluate.features
+    )
+    assert module.classes or not any("labels" in info.needs for info in chosen)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_one_step_on_tiny_data_and_what_comes_of_it(name: str, tmp_path: Path) -> None:
+    changes = [*tiny(name, tmp_path), *thin(name), "trainer.max_steps=1", "trainer.compile=false"]
+    done = train(name, changes, run_dir=tmp_path / "run")
+    assert done.steps == 1
+    assert done.loss is not None
+    assert np.isfinite(done.loss)
+    if not families.module_class(resolved(name).recipe.family).draws_samples:
+        assert all(map(np.isfinite, evaluate(str(done.run)).metrics.values()))
+        return
+    drawn = sample(done.run, count=2, settings={"steps": 2})
+    assert len(drawn.images) == 2
+    assert drawn.path.is_file()
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_dry_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = [*tiny(name, tmp_path), *thin(name)]
+    before = sorted(tmp_path.rglob("*"))
+    found = dry_run(name, changes)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert found.parameters["total"] > 0
+    assert found.steps_per_second > 0
+    assert found.memory_bytes > 4 * 4 * found.parameters["total"]
+    assert found.measured_batch == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
+def test_one_step_at_the_papers_size(name: str) -> None:
+    recipe = resolved(name).recipe
+    spec = known_spec(name)
+    module = build_module(recipe, spec).train()
+    module.assume_data()
+    loss = module.try_step(random_batch(spec, 1, torch.device("cpu")))
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
+
+
+def test_named_sets_are_what_their_recipes_expect() -> None:
+    """`expected_spec`, by which dry runs do without a download, follows the options that shape pictures."""
+    plain = make_config("cifar10", {}).expected_spec()
+    assert plain is not None
+    assert (plain.kind, plain.shape, plain.classes) == ("image", (3, 32, 32), 10)
+    small = make_config("mnist", {"size": 14, "classes": [3, 7]}).expected_spec()
+    assert small is not None
+    assert (small.shape, small.class_names) == ((1, 14, 14), ("3", "7"))
+    padded = make_config("fashion-mnist", {"pad": 32}).expected_spec()
+    assert padded is not None
+    assert (padded.shape, padded.class_names[0]) == ((1, 32, 32), "T-shirt/top")

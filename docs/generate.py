@@ -33,9 +33,9 @@ def claims(results: Path = ROOT / "benchmarks" / "results") -> str:
         "Each row was measured by the script named",
         "above it, with its baseline in the same run. A claim that does not hold is listed as such.",
         "",
-        f"{sum(row['holds'] for row in rows)} of {len(rows)} hold.",
-        "",
     ]
+    if rows:
+        lines += [f"{sum(row['holds'] for row in rows)} of {len(rows)} hold.", ""]
     for document in documents:
         columns = ("claim", "reported", "measured", "baseline", "holds")
         lines += [*claims_heading(document), table(columns, map(claim_cells, document["claims"])), ""]

@@ -106,11 +106,13 @@ def draw(module: EdmModule, solver: str, steps: int, device: torch.device, grid:
     import torch
 
     from gentool.diffusion.solvers.catalog import SOLVERS
+    from gentool.recipes.schema import Sample
     from gentool.training.sampling import SampleRequest
 
     options = {"atol": 0.5, "rtol": 0.5} if "adaptive" in SOLVERS.get(solver).needs else {}
     labels = torch.arange(BATCH, device=device) % 10
-    request = SampleRequest(0, range(BATCH), labels, solver, steps, grid, options, device=device)
+    settings = Sample(solver=solver, steps=steps, grid=grid, options=options)
+    request = SampleRequest(0, range(BATCH), labels, settings, device=device)
     with torch.no_grad():
         return module.draw(request).x
 

@@ -76,8 +76,11 @@ def gentool_seconds(case: Case, seed: int) -> float:
 
 
 def bare_loop(case: Case, seed: int) -> Callable[[int], float]:
-    """`loop(n)` takes n steps, and gives their mean loss, of what a researcher would write: EDM's loss around the same network, the same
-    optimiser and schedule, an EMA, uint8 data in memory shuffled by epochs."""
+    """`loop(n)` takes n steps, and gives their mean loss, of what a researcher would write.
+
+    EDM's loss around the same network, the same optimiser and schedule, an EMA, uint8 data in memory that are
+    shuffled epoch by epoch.
+    """
     import torch
 
     from gentool.data import open_set

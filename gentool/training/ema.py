@@ -66,7 +66,7 @@ class Ema:
         for name, value in model.state_dict().items():
             if name in self._parameters:
                 averages.append(self._values[name])
-                currents.append(self._as_kept(name, value))
+                currents.append(value.to(averages[-1].dtype))
             else:
                 self._values[name].copy_(value)
         torch._foreach_lerp_(averages, currents, weight)

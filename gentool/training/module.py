@@ -160,7 +160,11 @@ class GenModule(LightningModule):
             self.rng = torch.Generator(self.device)
         self.rng.manual_seed(mix(self.recipe.seed, "train", micro))
         self.host_rng.manual_seed(mix(self.recipe.seed, "host", micro, self.global_rank))
-        torch.manual_seed(mix(self.recipe.seed, "layers", micro, self.global_rank))
+        layers = mix(self.recipe.seed, "layers", micro, self.global_rank)
+        # torch.manual_seed would format a stack trace for every kind of accelerator that is not in use, each step
+        torch.default_generator.manual_seed(layers)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(layers)
 
     def end_step(self, batch_size: int) -> None:
         """One optimiser step is done: count it and let the EMA follow."""

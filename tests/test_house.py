@@ -18,7 +18,12 @@ def heavy_after(code: str) -> str:
     """Names of the heavy packages that a fresh interpreter has imported after `code`."""
     show = f"import sys; print(' '.join(sorted({HEAVY} & set(sys.modules))), file=sys.__stderr__)"
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        [sys.executable, "-c", f"{code}\n{show}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""

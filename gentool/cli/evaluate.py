@@ -46,8 +46,8 @@ def evaluate(
 ) -> None:
     """Judge samples: FID, KID, precision and recall, label accuracy and more, with an HTML report.
 
-    A run draws its samples first. Every figure is told with its extractor, reference and count: figures of different
-    extractors must not be compared.
+    A run draws its samples first; a classifier is judged on held-out data instead. Every figure is told with its
+    extractor, reference and count: figures of different extractors must not be compared.
     """
     from gentool.cli.progress import progress
     from gentool.tasks.evaluate import evaluate as work
@@ -72,5 +72,7 @@ def evaluate(
         e = done.evaluation
         note(f"features: {e.features} ({e.extractor or e.preprocessing})", quiet)
         note(f"reference: {e.reference}, {e.reference_count} images; {e.count} samples", quiet)
+    elif done.reference is not None:
+        note(f"{done.reference}: {done.count} examples", quiet)
     if page is not None:
         note(f"report: {page}", quiet)

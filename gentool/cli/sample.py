@@ -39,6 +39,14 @@ def sample(
             metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ...", show_default=False
         ),
     ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="The classifier of noisy images that --guidance classifier asks.",
+            show_default=False,
+        ),
+    ] = None,
     threshold: Annotated[
         str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)
     ] = None,
@@ -104,6 +112,7 @@ def sample(
             seed=seed,
             out=out,
             devices=devices,
+            classifier=classifier,
             settings={key: value for key, value in settings.items() if value is not None},
             changes=change or (),
             on_sample=lambda now, total: report(now, total, {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gentool import families
 from gentool.recipes.resolve import Resolved
 
 
@@ -16,6 +17,7 @@ def model_card(
 ) -> str:
     """Markdown with the front matter model hubs read."""
     recipe = resolved.recipe
+    draws = families.module_class(recipe.family).draws_samples
     lines = [
         "---",
         "library_name: gentool",
@@ -36,9 +38,13 @@ def model_card(
     if metrics:
         lines += ["", "## Evaluation", ""]
         lines += [f"- {name}: {value:.5g}" for name, value in metrics["metrics"].items()]
-        lines.append(
-            f"- features `{metrics['features']}`, reference `{metrics['reference']}`, {metrics['count']} samples"
-        )
+        if metrics["features"]:
+            lines.append(
+                f"- features `{metrics['features']}`, reference `{metrics['reference']}`, "
+                f"{metrics['count']} samples"
+            )
+        elif metrics["reference"]:
+            lines.append(f"- reference `{metrics['reference']}`, {metrics['count']} examples")
     lines += [
         "",
         "## Privacy",
@@ -47,7 +53,9 @@ def model_card(
         "",
         "## Use",
         "",
-        "    gentool sample THIS_FOLDER -n 64 -o samples.png",
+        "    gentool sample THIS_FOLDER -n 64 -o samples.png"
+        if draws
+        else "    gentool evaluate THIS_FOLDER",
         "",
     ]
     return "\n".join(lines)

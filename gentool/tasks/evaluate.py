@@ -37,7 +37,10 @@ Found = tuple[np.ndarray, np.ndarray | None, Path]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged."""
+    """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
+
+    Of a model that draws no samples they are its own figures, on `count` examples of `reference`.
+    """
 
     metrics: dict[str, float]
     evaluation: Evaluation | None
@@ -47,13 +50,15 @@ class Evaluated:
     labels: np.ndarray | None
     resolved: Resolved | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
+    count: int = 0
 
     def document(self) -> dict[str, Any]:
         """The JSON document of design.md section 3."""
         base: dict[str, Any] = {
             "features": None,
-            "reference": None,
-            "count": 0,
+            "reference": self.reference,
+            "count": self.count,
             "details": {},
             "warnings": [],
         }
@@ -80,6 +85,8 @@ def evaluate(
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
+    A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
+
     Args:
         reference: a data set by name or path; None takes the one the recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
@@ -94,6 +101,10 @@ def evaluate(
     resolved: Resolved | None
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
+        if not families.module_class(resolved.recipe.family).draws_samples:
+            if features is not None:
+                raise UserError("--features is for samples; this run draws none", target)
+            return _of_model(run, reference, metrics, count, seed, report)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
         read = read_samples(target)
@@ -135,6 +146,50 @@ def evaluate(
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
+
+
+def _of_model(
+    run: RunFolder,
+    reference: str | None,
+    metrics: Sequence[str],
+    count: int | None,
+    seed: int,
+    report: Report | None,
+) -> Evaluated:
+    """The model's own figures on the first `count` examples of the held-out split (None: all of them)."""
+    _, resolved, module = load_run(run.path)
+    config = _reference(reference, resolved, str(run.path))
+    if count is not None:
+        config = config.model_copy(update={"limit": min(count, config.limit or count)})
+    held_out = open_set(config, "test")
+    if (held_out.spec.shape, held_out.spec.classes) != (module.spec.shape, module.spec.classes):
+        raise UserError(
+            f"has examples of shape {held_out.spec.shape} in {held_out.spec.classes} classes; "
+            f"the model was trained on {module.spec.shape} in {module.spec.classes}",
+            config.name,
+        )
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    figures = module.evaluate_model(
+        held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
+    )
+    unknown = [name for name in metrics if name not in figures]
+    if unknown:
+        raise UserError(
+            f"a {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
+            str(run.path),
+        )
+    return Evaluated(
+        {name: figures[name] for name in metrics or figures},
+        None,
+        {},
+        None,
+        None,
+        None,
+        resolved,
+        run.read_provenance(),
+        f"{config.name} (held out)",
+        len(held_out),
+    )
 
 
 def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:

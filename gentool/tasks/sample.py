@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
 from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
-from gentool.training.sampling import SampleRequest
+from gentool.training.sampling import Guide, SampleRequest
 
 OnSample = Callable[[int, int], None]
 """(samples done, samples in all)."""
@@ -51,6 +52,7 @@ class Job:
     settings: Sample
     seed: int
     labels: tuple[int, ...] | None
+    classifier: str | None = None
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder, Resolved, GenModule]:
@@ -99,6 +101,7 @@ def sample(
     seed: int | None = None,
     out: Path | None = None,
     devices: int = 1,
+    classifier: Path | str | None = None,
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
     on_sample: OnSample | None = None,
@@ -113,6 +116,7 @@ def sample(
         settings: what differs from the recipe's `sample:` block, by key.
         changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
+        classifier: the run whose classifier the guidance rule `classifier` asks.
     """
     started = time.perf_counter()
     named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
@@ -122,10 +126,15 @@ def sample(
     if count < 1:
         raise UserError(f"-n must be at least 1, got {count}")
     seed = resolved.recipe.seed if seed is None else seed
-    job = Job(str(run.path), chosen, seed, label_cycle(label, module))
-    for line in module.check_request(chosen):
+    if classifier is not None and "classifier" not in chosen.guidance:
+        raise UserError("--classifier: no guidance rule asks it; add --guidance classifier=1")
+    guiding = None if classifier is None else RunFolder.open(classifier)
+    job = Job(str(run.path), chosen, seed, None, None if guiding is None else str(guiding.path))
+    guide = load_guide(job, torch.device("cpu"))
+    job = replace(job, labels=label_cycle(label, module, guide))
+    for line in module.check_request(chosen, guide):
         say(line)
-    out = out or run.samples / f"{chosen.solver}-{chosen.steps}-seed{seed}-n{count}.h5"
+    out = out or run.samples / default_name(job, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     arrays, nfe = [], []
@@ -148,35 +157,45 @@ def sample(
         "sample": chosen.model_dump_json(),
         "data_fingerprint": run.read_provenance().get("data_fingerprint", ""),
     }
+    if guiding is not None:
+        provenance |= {"classifier": guiding.path.name, "classifier_sha256": fingerprint(guiding.weights)}
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
 
 
-def label_cycle(asked: str | None, module: GenModule) -> tuple[int, ...] | None:
-    """The labels that samples take in turn.
+def default_name(job: Job, count: int) -> str:
+    """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
+    asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
+    return f"{job.settings.solver}-{job.settings.steps}-seed{job.seed}-n{count}-{asked}.h5"
+
+
+def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:
+    """The labels that samples take in turn: the model's, or, where it is unconditional, its guide's.
 
     Raises:
-        UserError: the model has no classes, or not this one.
+        UserError: there are no classes, or not this one.
     """
-    classes = module.classes
+    classes, class_names = module.classes, module.spec.class_names
+    if classes == 0 and guide is not None:
+        classes, class_names = guide.classes, guide.class_names
     if classes == 0:
         if asked is not None:
             raise UserError("--label: this model was trained without class labels")
         return None
     if asked is None:
         return tuple(range(classes))
-    names = {name: i for i, name in enumerate(module.spec.class_names)}
+    names = {name: i for i, name in enumerate(class_names)}
     names |= {str(i): i for i in range(classes)}
     parts = [part.strip() for part in asked.split(",")]
     for part in parts:
         if part not in names:
-            raise UserError(f"--label {part!r}: the classes are 0 to {classes - 1}" + _named(module.spec))
+            raise UserError(f"--label {part!r}: the classes are 0 to {classes - 1}" + _named(class_names))
     return tuple(names[part] for part in parts)
 
 
-def _named(spec: DataSpec) -> str:
-    named = [n for i, n in enumerate(spec.class_names) if n != str(i)]
+def _named(class_names: Sequence[str]) -> str:
+    named = [n for i, n in enumerate(class_names) if n != str(i)]
     return f" ({', '.join(named[:20])}{' ...' if len(named) > 20 else ''})" if named else ""
 
 
@@ -186,17 +205,26 @@ def _work(job: Job, module: GenModule, count: int, devices: int) -> Iterator[tup
     spans = [(start, min(start + size, count)) for start in range(0, count, size)]
     if devices <= 1:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        module = module.to(device)
+        module, guide = module.to(device), load_guide(job, device)
         for span in spans:
-            yield draw_span(job, module, span, device)
+            yield draw_span(job, module, guide, span, device)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(devices, initializer=_start_worker, initargs=(job, devices)) as pool:
         yield from pool.imap(_worker, spans)
 
 
+def load_guide(job: Job, device: torch.device) -> Guide | None:
+    """The classifier that the job's samples are steered by, if any.
+
+    Raises:
+        UserError: the run is not one of a classifier of noisy states.
+    """
+    return None if job.classifier is None else load_run(job.classifier)[2].to(device).guide()
+
+
 def draw_span(
-    job: Job, module: GenModule, span: tuple[int, int], device: torch.device
+    job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
 ) -> tuple[np.ndarray, float]:
     """Samples span[0] .. span[1]-1 as the file keeps them (uint8 NHWC pictures, float32 otherwise), and their NFE."""
     indices = range(*span)
@@ -208,6 +236,7 @@ def draw_span(
         indices=indices,
         labels=labels,
         settings=job.settings,
+        guide=guide,
         device=device,
     )
     with torch.no_grad():
@@ -227,8 +256,9 @@ def _start_worker(job: Job, devices: int) -> None:
     else:
         device = torch.device("cpu")
         torch.set_num_threads(max(1, torch.get_num_threads() // devices))
-    _state.update(job=job, device=device, module=load_run(job.run)[2].to(device))
+    module = load_run(job.run)[2].to(device)
+    _state.update(job=job, module=module, guide=load_guide(job, device), device=device)
 
 
 def _worker(span: tuple[int, int]) -> tuple[np.ndarray, float]:
-    return draw_span(_state["job"], _state["module"], span, _state["device"])
+    return draw_span(span=span, **_state)

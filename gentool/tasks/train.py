@@ -80,13 +80,14 @@ def train(
     if run is None:
         run = RunFolder(run_dir or new_path(resolved.name))
     if not is_main_process():
-        return _train(run, resolved, None, lambda line: None, started, allow_change)
+        with StopFlag() as flag:
+            return _train(run, resolved, None, lambda line: None, started, allow_change, flag)
     run.create()
-    with run.lock():
+    with run.lock(), StopFlag() as flag:
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:
-            return _train(run, resolved, on_step, say, started, allow_change)
+            return _train(run, resolved, on_step, say, started, allow_change, flag)
         finally:
             os.environ.pop(RUN_DIR, None)
 
@@ -98,6 +99,7 @@ def _train(
     say: Say,
     started: float,
     allow_change: bool,
+    flag: StopFlag,
 ) -> Trained:
     recipe, config = resolved.recipe, resolved.recipe.trainer
     quiet_lightning()
@@ -132,7 +134,6 @@ def _train(
         lives = [*before.get("lives", []), {"from_step": module.step, **provenance}]
         write_json(run.provenance, {**provenance, "lives": lives})
     log = MetricsLog(run, module.step) if rank_zero else None
-    flag = StopFlag()
 
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
@@ -151,7 +152,7 @@ def _train(
     if state is not None:
         step_end.load_state(state["log"])
     if module.step < config.max_steps:
-        fit(module, recipe, dataset, step_end, flag, say)
+        fit(module, recipe, dataset, step_end, say)
     seconds = time.perf_counter() - started
     if rank_zero:
         finish(run, resolved, module, log, seconds)
@@ -173,7 +174,7 @@ def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
     return families.module_class(recipe.family)(recipe, spec)
 
 
-def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say) -> None:
+def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say: Say) -> None:
     """Lightning's loop over the steps that are left."""
     config = recipe.trainer
     try:
@@ -221,8 +222,6 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag
             "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
             f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
-    finally:
-        flag.uninstall()
 
 
 def compile_network(module: GenModule, device: torch.device, say: Say) -> None:

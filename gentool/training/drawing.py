@@ -21,7 +21,7 @@ from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import UserError
 from gentool.networks.attention import attention_layers, perturb
 from gentool.recipes.schema import Sample
-from gentool.training.sampling import Drawn, SampleRequest
+from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,15 @@ class Traits:
     images: bool
 
 
-def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits) -> Guidance | None:
+def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits, guide: Guide | None) -> Guidance | None:
+    if not spec:  # nothing to check the model for: walking its modules would cost every batch
+        return None
     return guidance.build(
         rules.check(spec),
         null_label=traits.classes or None,
         label_dropout=traits.label_dropout,
         has_attention=bool(attention_layers(denoiser.network)),
+        log_prob=None if guide is None else guide.log_prob,
     )
 
 
@@ -56,11 +59,35 @@ def build_grid(settings: Sample, process: Process) -> Grid:
     return make_grid(name, settings.steps, process, **settings.grid_options)
 
 
-def check(settings: Sample, denoiser: Denoiser, traits: Traits) -> list[str]:
+def check_guide(guide: Guide, grid: Grid, traits: Traits) -> None:
+    """The classifier must know the classes, and the states that sampling passes through.
+
+    Raises:
+        UserError: other shape, other classes, or noise levels that it was not trained on.
+    """
+    if guide.shape != traits.shape:
+        theirs, ours = ("x".join(map(str, shape)) for shape in (guide.shape, traits.shape))
+        raise UserError(f"--classifier: it reads samples of shape {theirs}, this model makes {ours}")
+    if traits.classes not in (0, guide.classes):
+        raise UserError(
+            f"--classifier: it knows {guide.classes} classes, this model was trained on {traits.classes}"
+        )
+    low, high = float(grid.sigma[grid.sigma > 0].min()), float(grid.sigma.max())
+    # a thousandth: the same level reached by way of a time differs in its last digits
+    if guide.sigma_min > low * 1.001 or guide.sigma_max < high / 1.001:
+        raise UserError(
+            f"--classifier: it was trained on noise levels sigma from {guide.sigma_min:.4g} to "
+            f"{guide.sigma_max:.4g}, and sampling passes from {high:.4g} to {low:.4g}; train a classifier "
+            "whose model.noise.process is this model's"
+        )
+
+
+def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | None = None) -> list[str]:
     """Refuses what this model cannot do before any work is done; returns what the user should hear.
 
     Raises:
-        UserError: unknown solver, option, grid or rule, or one that the model lacks the means for.
+        UserError: unknown solver, option, grid or rule, one that the model lacks the means for, or a guide
+            that does not fit the model.
     """
     solver, grid = build_solver(settings.solver, settings.options), build_grid(settings, denoiser.process)
     if settings.denoise and grid.final == "zero":
@@ -69,7 +96,9 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits) -> list[str]:
         raise UserError(
             f"sample: {settings.solver} chooses its own steps; afs and time_shift have no place there"
         )
-    build_guidance(settings.guidance, denoiser, traits)
+    build_guidance(settings.guidance, denoiser, traits, guide)
+    if guide is not None:
+        check_guide(guide, grid, traits)
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
     clipped = settings.threshold != "none" or not traits.images
@@ -83,19 +112,23 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     """
     settings, process, on_step = request.settings, denoiser.process, request.on_step
     dtype = torch.float32 if request.device.type == "mps" else torch.float64
-    layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
+
+    def denoise(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        # the labels of an unconditional model are for its guide alone
+        return denoiser(x, sigma, label if traits.classes else None)
 
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
         with perturb(denoiser.network, layers):
-            return denoiser(x, sigma, label)
+            return denoise(x, sigma, label)
 
     predict = Predictor(
-        denoiser,
+        denoise,
         variants={"perturbed": perturbed},
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
         label=request.labels,
-        guidance=build_guidance(settings.guidance, denoiser, traits),
+        guidance=build_guidance(settings.guidance, denoiser, traits, request.guide),
         threshold=settings.threshold,
     )
     grid = build_grid(settings, process)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,9 +21,9 @@ from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
 
 if TYPE_CHECKING:
-    from gentool.data import Batch, DataSpec
+    from gentool.data import Batch, DataSet, DataSpec
     from gentool.diffusion.denoiser import Denoiser
-    from gentool.training.sampling import Drawn, SampleRequest
+    from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
 class GenModule(LightningModule):
@@ -34,6 +34,7 @@ class GenModule(LightningModule):
     `configure_optimizers` and `training_step` (Lightning's manual optimisation).
 
     Attributes:
+        draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
@@ -41,6 +42,7 @@ class GenModule(LightningModule):
         host_rng: this training batch's generator on the CPU, each rank its own.
     """
 
+    draws_samples: ClassVar[bool] = True
     model: nn.Module
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
@@ -71,8 +73,30 @@ class GenModule(LightningModule):
         """Samples in model space for the indices of the request; a pure function of it and the weights."""
 
     @abstractmethod
-    def check_request(self, settings: Sample) -> list[str]:
-        """Refuses, before any work is done, what this model cannot sample (`UserError` says why); returns notices."""
+    def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
+        """Refuses, before any work is done, what this model cannot sample (`UserError` says why); returns notices.
+
+        `guide` is the classifier that the request will bring.
+        """
+
+    def guide(self) -> Guide:
+        """This model as the classifier of classifier guidance.
+
+        Raises:
+            UserError: it is none, or not one of noisy states.
+        """
+        raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
+
+    def evaluate_model(
+        self, held_out: DataSet, *, seed: int = 0, report: Callable[[int, int], None] | None = None
+    ) -> dict[str, float]:
+        """Figures of the model itself on data it was not trained on, for families that draw no samples.
+
+        Args:
+            seed: fixes whatever is random about the figures.
+            report: called with (examples done, examples in all).
+        """
+        raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
 
     def likelihood_model(self) -> Denoiser:
         """The denoiser whose probability-flow ODE gives the likelihood.

@@ -9,8 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentool.diffusion.guidance.classifier import LogProb
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A classifier of noisy states x = x0 + sigma eps that samples are steered by, and where it may be asked.
+
+    Attributes:
+        log_prob: (x (B, ...), sigma (B,), label (B,)) -> (B,) log p(label | x, sigma).
+        shape: of one sample.
+        class_names: of its classes, in the order of their labels.
+        sigma_min, sigma_max: the noise levels it knows.
+    """
+
+    log_prob: LogProb
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
 
 
 @dataclass(frozen=True)
@@ -19,8 +42,9 @@ class SampleRequest:
 
     Attributes:
         indices: the global index of each sample; with the seed it fixes its noise.
-        labels: (B,) int64 class labels, or None for an unconditional model.
+        labels: (B,) int64 class labels (the guide's where the model itself is unconditional), or None.
         settings: the `sample:` block: solver, steps, grid, guidance ...
+        guide: the classifier of the guidance rule `classifier`.
         on_step: called with (steps done, steps in all), for progress.
     """
 
@@ -28,6 +52,7 @@ class SampleRequest:
     indices: Sequence[int]
     labels: Tensor | None
     settings: Sample
+    guide: Guide | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[int, int], None] | None = None
 

@@ -53,7 +53,10 @@ def build(
                 rules.append(Perturbed(options.scale))
             case ClassifierOptions():
                 if log_prob is None:
-                    raise UserError("classifier: no classifier given; name one trained on noisy images")
+                    raise UserError(
+                        "classifier: no classifier given; name a run trained on noisy images with "
+                        "gentool sample --classifier RUN"
+                    )
                 rules.append(Classifier(options.scale, log_prob))
     return compose(rules, null_label)
 

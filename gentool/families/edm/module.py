@@ -20,7 +20,7 @@ from gentool.recipes.schema import Sample
 from gentool.training import drawing
 from gentool.training.module import GenModule
 from gentool.training.moments import data_std
-from gentool.training.sampling import Drawn, SampleRequest
+from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
 class EdmModule(GenModule):
@@ -93,8 +93,8 @@ class EdmModule(GenModule):
             images=self.spec.kind == "image",
         )
 
-    def check_request(self, settings: Sample) -> list[str]:
-        return drawing.check(settings, self.model, self.sampling_traits())
+    def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
+        return drawing.check(settings, self.model, self.sampling_traits(), guide)
 
     def likelihood_model(self) -> Denoiser:
         return self.model

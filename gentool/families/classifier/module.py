@@ -1,0 +1,193 @@
+"""Image classifiers by cross-entropy, of clean pictures or of noisy states (Dhariwal and Nichol 2021, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gentool import networks
+from gentool.data import Batch, DataSet, DataSpec, to_model
+from gentool.diffusion import precond as preconds
+from gentool.diffusion import processes, times
+from gentool.diffusion.config import EdmPrecond
+from gentool.diffusion.convert import per_sample
+from gentool.errors import UserError
+from gentool.families.classifier.config import ClassifierRecipe
+from gentool.networks.classifier import Classifier
+from gentool.noise import Noise
+from gentool.recipes.schema import Sample
+from gentool.training.module import GenModule
+from gentool.training.moments import data_std
+from gentool.training.sampling import Guide, SampleRequest
+
+LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Noise levels sigma at which a noise-conditioned classifier is judged besides clean pictures."""
+BATCH = 256
+
+
+class ImageClassifier(nn.Module):
+    """Logits of pictures, or of canonical states x = x0 + sigma eps and their noise level.
+
+    The network is fed x / sqrt(sigma^2 + sigma_data^2) and c_noise = ln(sigma) / 4, EDM's input scaling
+    (arXiv 2206.00364, table 1): unit variance at every level, so that one network serves a range of five decades.
+    At large sigma its input is pure noise and cross-entropy's minimum is the classes' prior, whose gradient is
+    zero; at small sigma it is the clean picture up to a constant. So log p(y | x, sigma) is defined, and smooth in
+    both, for every sigma > 0, and belongs to no process: only the range trained on does.
+
+    Args:
+        network: takes `c_noise` exactly when `precond` is given.
+        precond: the input scaling; None for a classifier of clean pictures.
+    """
+
+    def __init__(self, network: Classifier, precond: preconds.Precond | None) -> None:
+        super().__init__()
+        self.network = network
+        self.precond = precond
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) in units of [-1, 1] pixels, sigma (B,) exactly when it is a classifier of noisy states ->
+        logits (B, classes)."""
+        if self.precond is None or sigma is None:
+            return self.network(x, sigma)
+        scalings = self.precond(sigma)
+        return self.network(per_sample(scalings.c_in, x) * x, scalings.c_noise)
+
+    def log_prob(self, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        """log p(label | x, sigma), (B,)."""
+        return self(x, sigma).log_softmax(1).gather(1, label[:, None]).squeeze(1)
+
+
+class ClassifierModule(GenModule):
+    """Cross-entropy on labelled pictures; with `model.noise`, at noise levels of the whole range of a process."""
+
+    draws_samples = False
+    recipe: ClassifierRecipe
+    model: ImageClassifier
+
+    def __init__(self, recipe: ClassifierRecipe, spec: DataSpec) -> None:
+        super().__init__(recipe, spec)
+        config = recipe.model
+        if spec.kind != "image":
+            raise UserError(f"the classifier family reads images; {recipe.data.name} is {spec.kind} data")
+        if spec.classes == 0:
+            raise UserError(f"the data set {recipe.data.name} has no labels to learn")
+        self.classes = spec.classes
+        precond = None
+        if config.noise is not None:
+            self.process = processes.build(config.noise.process)
+            self.times = times.build(config.noise.times, self.process)
+            self.stratified = config.noise.times.stratified
+            precond = preconds.build(EdmPrecond(), self.process)
+        network = config.network.model_copy(update={"noise_conditioned": precond is not None})
+        self.model = ImageClassifier(networks.build_classifier(network, spec.shape[0], spec.classes), precond)
+
+    def fit_to_data(self, dataset: DataSet) -> None:
+        if self.model.precond is not None:
+            self.model.precond.set_sigma_data(data_std(dataset))
+
+    def assume_data(self) -> None:
+        if self.model.precond is not None:
+            self.model.precond.set_sigma_data(0.5)
+
+    def per_example_loss(self, batch: Batch) -> Tensor:
+        """(B,) cross-entropies in nats."""
+        x = self.moved(to_model(batch.x))
+        sigma = None
+        if self.model.precond is not None:
+            sigma = self.times(self._uniform(len(x), 1, self.stratified).squeeze(1)).to(x)
+            noise = self.global_draw(
+                len(x), lambda n: torch.randn(n, *x.shape[1:], generator=self.rng, device=self.device)
+            )
+            x = x + per_sample(sigma, x) * noise
+        return F.cross_entropy(self.model(x, sigma), batch.label, reduction="none")
+
+    def moved(self, x: Tensor) -> Tensor:
+        """The pictures after the recipe's mirroring and shifts."""
+        config = self.recipe.model
+        if config.flip:
+            x = torch.where(per_sample(self._uniform(len(x), 1) < 0.5, x), x.flip(3), x)
+        if config.shift:
+            by = self._uniform(len(x), 2) * (2 * config.shift + 1)
+            x = shifted(x, by.long() - config.shift)
+        return x
+
+    def _uniform(self, count: int, draws: int, stratified: bool = False) -> Tensor:
+        """(count, draws) in [0, 1): this rank's rows of the global batch's."""
+        return self.global_draw(count, lambda n: times.uniforms(n, draws, self.rng, stratified=stratified))
+
+    @torch.no_grad()
+    def evaluate_model(
+        self, held_out: DataSet, *, seed: int = 0, report: Callable[[int, int], None] | None = None
+    ) -> dict[str, float]:
+        """Share of labels read right and mean cross-entropy in nats: `accuracy`, `cross-entropy`.
+
+        A classifier of noisy states is told its lowest noise level for clean pictures, and judged with the same
+        noise at each level of `LEVELS` in its range (`accuracy@0.5`: at sigma = 0.5).
+        """
+        levels = [0.0]
+        if self.model.precond is not None:
+            levels += [s for s in LEVELS if self.process.train_sigma_min <= s <= self.process.sigma_max]
+        totals = torch.zeros(len(levels), 2, dtype=torch.float64)
+        for start in range(0, len(held_out), BATCH):
+            indices = list(range(start, min(start + BATCH, len(held_out))))
+            batch = held_out.take(indices)
+            x0, label = to_model(batch.x.to(self.device)), batch.label.to(self.device)
+            for row, level in zip(totals, levels, strict=True):
+                logits = self._at_level(x0, level, Noise(seed, indices, x0.shape[1:], self.device))
+                row[0] += (logits.argmax(1) == label).sum().cpu()
+                row[1] += F.cross_entropy(logits, label, reduction="sum").cpu()
+            if report is not None:
+                report(indices[-1] + 1, len(held_out))
+        figures: dict[str, float] = {}
+        for level, (right, nats) in zip(levels, (totals / len(held_out)).tolist(), strict=True):
+            at = f"@{level:g}" if level else ""
+            figures |= {f"accuracy{at}": right, f"cross-entropy{at}": nats}
+        return figures
+
+    def _at_level(self, x0: Tensor, level: float, noise: Noise) -> Tensor:
+        if self.model.precond is None:
+            return self.model(x0)
+        x = x0 + level * noise.normal("classifier") if level else x0
+        return self.model(x, x0.new_full((len(x0),), level or self.process.train_sigma_min))
+
+    def guide(self) -> Guide:
+        if self.model.precond is None:
+            raise UserError(
+                "--classifier: it was trained on clean pictures, and guidance asks it about noisy ones; "
+                "train it with model.noise (recipe classifier/digits-noisy-small)"
+            )
+        return Guide(
+            self.model.log_prob,
+            self.spec.shape,
+            self.spec.class_names,
+            self.process.train_sigma_min,
+            self.process.sigma_max,
+        )
+
+    def draw(self, request: SampleRequest) -> NoReturn:
+        refuse_samples()
+
+    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
+        refuse_samples()
+
+    def compiled_parts(self) -> list[nn.Module]:
+        return [self.model.network]
+
+
+def refuse_samples() -> NoReturn:
+    raise UserError(
+        "a classifier draws no samples: use it with --guidance classifier=2 --classifier RUN when sampling a "
+        "diffusion run"
+    )
+
+
+def shifted(x: Tensor, by: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) moved by (B, 2) whole pixels down and right, their borders repeated."""
+    rows = (torch.arange(x.shape[2], device=x.device) - by[:, :1]).clamp(0, x.shape[2] - 1)
+    columns = (torch.arange(x.shape[3], device=x.device) - by[:, 1:]).clamp(0, x.shape[3] - 1)
+    batch = torch.arange(len(x), device=x.device)[:, None, None]
+    return x[batch, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)

@@ -146,8 +146,19 @@ def test_targets_that_cannot_be_judged(run: Path, tmp_path: Path, call: Call) ->
     call("evaluate", path, "--reference", "digits", "--metric", "bits-per-dim").refused(
         2, "give the run folder"
     )
-    points = write_samples(tmp_path / "points.npz", np.zeros((10, 2), np.float32))
-    call("evaluate", points, "--reference", "toy2d", *CHEAP).refused(2, "know images")
+    cloud = write_samples(tmp_path / "cloud.npz", np.zeros((10, 5, 3), np.float32))
+    call("evaluate", cloud, "--reference", "digits", *CHEAP).refused(2, "clouds of points")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(path.read_bytes()[:-200])
     call("evaluate", cut, "--reference", "digits", *CHEAP).refused(4, "cut.npz")
+
+
+def test_vectors_are_judged_by_their_values(tmp_path: Path, call: Call) -> None:
+    """The recipe of the plane names metrics and features that fit it."""
+    run = tmp_path / "run"
+    small = ("data.count=500", "trainer.max_steps=5", "sample.count=100", "evaluate.count=100")
+    assert call("train", "edm/toy2d-small", *small, "--run-dir", run).code == 0
+    done = call("evaluate", run, "--json")
+    assert done.code == 0, done.err
+    assert all(math.isfinite(value) for value in done.json["metrics"].values())
+    assert done.json["count"] == 100

@@ -94,8 +94,11 @@ def _known(error: BaseException) -> GentoolError | None:
         usage = UserError(error.format_message())  # type: ignore[attr-defined]
         usage.kind = "usage"
         return usage
-    if isinstance(error, MemoryError):
-        return GentoolError("the machine ran out of memory")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's is a RuntimeError
+        return GentoolError(
+            "the machine ran out of memory: make batch_size or the network smaller, or (training) raise "
+            "trainer.accumulate; `gentool train --dry-run` estimates what a recipe needs"
+        )
     if isinstance(error, OSError) and error.errno in _MACHINE:
         return GentoolError(os.strerror(error.errno), where=error.filename)
     return None

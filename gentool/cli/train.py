@@ -91,7 +91,8 @@ def train(
     if not done.main:  # a further process of a distributed run
         return
     result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 3), "loss": done.loss}
-    note(f"{done.steps} steps in {done.seconds:.1f} s, loss {done.loss}", quiet)
+    loss = "" if done.loss is None else f", loss {done.loss:.6g}"
+    note(f"{done.steps} steps in {done.seconds:.1f} s{loss}", quiet)
     emit(result, str(done.run), json)
 
 

@@ -7,7 +7,7 @@ entry point of the group `gentool.families`.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from gentool.registry import Registry, resolve
 
@@ -33,11 +33,10 @@ def recipe_schema(name: str) -> type[Recipe]:
     Raises:
         UserError: for an unknown family.
     """
-    from pydantic import AfterValidator, Field, create_model
+    from pydantic import Field, create_model
 
     from gentool.data.config import CONFIGS
-    from gentool.families.names import checked_evaluate, checked_sample
-    from gentool.recipes.schema import Evaluate, Sample
+    from gentool.families.names import CheckedEvaluate, CheckedSample
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
@@ -49,8 +48,8 @@ def recipe_schema(name: str) -> type[Recipe]:
         __doc__=family.summary,
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
-        sample=(Annotated[Sample, AfterValidator(checked_sample)], shared["sample"]),
-        evaluate=(Annotated[Evaluate, AfterValidator(checked_evaluate)], shared["evaluate"]),
+        sample=(CheckedSample, Field(CheckedSample(), description=shared["sample"].description)),
+        evaluate=(CheckedEvaluate, Field(CheckedEvaluate(), description=shared["evaluate"].description)),
     )
 
 

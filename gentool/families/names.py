@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationInfo, field_validator
 
 from gentool.diffusion.guidance import catalog as guidance
 from gentool.diffusion.solvers.catalog import GRIDS, SOLVERS
@@ -15,38 +18,62 @@ BITS_PER_DIM = "bits-per-dim"
 """The one figure of `gentool evaluate` that needs the model and no samples."""
 
 
-def checked_sample(block: Sample) -> Sample:
-    """The block itself.
+class CheckedSample(Sample):
+    """The `sample:` block with its names and options checked; a fault is told at its own key."""
 
-    Raises:
-        ValueError: an unknown solver, option, grid or guidance rule (pydantic gives it the place in the file).
-    """
-    with _as_value_error("solver"):
-        SOLVERS.get(SOLVERS.check(block.solver)).check_options(block.options)
-    if block.grid is not None:
-        with _as_value_error("grid"):
-            GRIDS.check(block.grid)
-    with _as_value_error("guidance"):
-        guidance.check(block.guidance)
-    return block
+    @field_validator("solver")
+    @classmethod
+    def _solver(cls, name: str) -> str:
+        with _as_value_error():
+            return SOLVERS.check(name)
+
+    @field_validator("grid")
+    @classmethod
+    def _grid(cls, name: str | None) -> str | None:
+        with _as_value_error():
+            return name if name is None else GRIDS.check(name)
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "solver" in info.data:  # absent when its own check failed
+            with _as_value_error():
+                SOLVERS.get(info.data["solver"]).check_options(options)
+        return options
+
+    @field_validator("guidance")
+    @classmethod
+    def _guidance(cls, rules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        with _as_value_error():
+            guidance.check(rules)
+        return rules
 
 
-def checked_evaluate(block: Evaluate) -> Evaluate:
-    """The block itself; raises `ValueError` for an unknown metric or feature extractor."""
-    with _as_value_error("metrics"):
-        for name in block.metrics:
-            if name != BITS_PER_DIM:
-                METRICS.check(name)
-    with _as_value_error("features"):
-        EXTRACTORS.check(block.features)
-    return block
+class CheckedEvaluate(Evaluate):
+    """The `evaluate:` block with its names checked."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        with _as_value_error():
+            for name in names:
+                if name != BITS_PER_DIM:
+                    METRICS.check(name)
+        return names
+
+    @field_validator("features")
+    @classmethod
+    def _features(cls, name: str) -> str:
+        with _as_value_error():
+            return EXTRACTORS.check(name)
 
 
 @contextmanager
-def _as_value_error(key: str) -> Iterator[None]:
+def _as_value_error() -> Iterator[None]:
+    """What a registry refuses as the error that pydantic gives a place to."""
     try:
         yield
     except RecipeError as error:
         raise ValueError("; ".join(f"{p.key}: {p.message}" for p in error.problems)) from None
     except UserError as error:
-        raise ValueError(f"{key}: {error.message}") from None
+        raise ValueError(error.message) from None

@@ -26,6 +26,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOENT: "the folder does not exist (any more)",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file of that name is in the way",
     errno.EISDIR: "a folder of that name is in the way",
     errno.EFBIG: "the file is larger than allowed there",
     errno.EIO: "the disk reports an input/output error",

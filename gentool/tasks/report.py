@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gentool.metrics.report import render
@@ -38,6 +39,7 @@ def write_report(done: Evaluated, target: str, out: Path | None) -> Path | None:
         )
     if run is not None and done.resolved is not None:
         document = done.document()
-        write_json(run.path / "evaluation.json", document)
+        samples = None if done.samples is None else Path(os.path.relpath(done.samples, run.path)).as_posix()
+        write_json(run.path / "evaluation.json", document | {"samples": samples})
         write_text(run.card, model_card(done.resolved, done.provenance, rows, document))
     return page

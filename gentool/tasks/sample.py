@@ -7,6 +7,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def sample(
     job = replace(job, labels=label_cycle(label, module, guide))
     for line in module.check_request(chosen, guide):
         say(line)
-    out = out or run.samples / f"{chosen.solver}-{chosen.steps}-seed{seed}-n{count}.h5"
+    out = out or run.samples / default_name(job, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     arrays, nfe = [], []
@@ -161,6 +162,12 @@ def sample(
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
+
+
+def default_name(job: Job, count: int) -> str:
+    """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
+    asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
+    return f"{job.settings.solver}-{job.settings.steps}-seed{job.seed}-n{count}-{asked}.h5"
 
 
 def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:

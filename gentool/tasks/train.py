@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gentool import families
 from gentool.data import DataSpec, StepBatches, loader, open_set
@@ -79,13 +80,14 @@ def train(
     if run is None:
         run = RunFolder(run_dir or new_path(resolved.name))
     if not is_main_process():
-        return _train(run, resolved, None, lambda line: None, started, allow_change)
+        with StopFlag() as flag:
+            return _train(run, resolved, None, lambda line: None, started, allow_change, flag)
     run.create()
-    with run.lock():
+    with run.lock(), StopFlag() as flag:
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:
-            return _train(run, resolved, on_step, say, started, allow_change)
+            return _train(run, resolved, on_step, say, started, allow_change, flag)
         finally:
             os.environ.pop(RUN_DIR, None)
 
@@ -97,6 +99,7 @@ def _train(
     say: Say,
     started: float,
     allow_change: bool,
+    flag: StopFlag,
 ) -> Trained:
     recipe, config = resolved.recipe, resolved.recipe.trainer
     quiet_lightning()
@@ -131,7 +134,6 @@ def _train(
         lives = [*before.get("lives", []), {"from_step": module.step, **provenance}]
         write_json(run.provenance, {**provenance, "lives": lives})
     log = MetricsLog(run, module.step) if rank_zero else None
-    flag = StopFlag()
 
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
@@ -150,7 +152,7 @@ def _train(
     if state is not None:
         step_end.load_state(state["log"])
     if module.step < config.max_steps:
-        fit(module, recipe, dataset, step_end, flag, say)
+        fit(module, recipe, dataset, step_end, say)
     seconds = time.perf_counter() - started
     if rank_zero:
         finish(run, resolved, module, log, seconds)
@@ -172,26 +174,30 @@ def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
     return families.module_class(recipe.family)(recipe, spec)
 
 
-def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag: StopFlag, say: Say) -> None:
+def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say: Say) -> None:
     """Lightning's loop over the steps that are left."""
     config = recipe.trainer
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
-        num_nodes=config.nodes,
-        strategy=config.strategy,
-        precision=config.precision,
-        max_epochs=1,
-        accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
-        gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
-        deterministic=config.deterministic,
-        callbacks=[step_end],
-        logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    try:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
+            num_nodes=config.nodes,
+            strategy=config.strategy,
+            precision=config.precision,
+            max_epochs=1,
+            accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
+            gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
+            deterministic=config.deterministic,
+            callbacks=[step_end],
+            logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"trainer.accelerator, devices or strategy: not on this machine: {reason}") from None
     if recipe.data.batch_size % trainer.world_size:
         raise UserError(
             f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
@@ -216,8 +222,6 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, flag
             "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
             f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
-    finally:
-        flag.uninstall()
 
 
 def compile_network(module: GenModule, device: torch.device, say: Say) -> None:

@@ -42,6 +42,8 @@ class Traits:
 
 
 def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits, guide: Guide | None) -> Guidance | None:
+    if not spec:  # nothing to check the model for: walking its modules would cost every batch
+        return None
     return guidance.build(
         rules.check(spec),
         null_label=traits.classes or None,
@@ -110,13 +112,13 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     """
     settings, process, on_step = request.settings, denoiser.process, request.on_step
     dtype = torch.float32 if request.device.type == "mps" else torch.float64
-    layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
 
     def denoise(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         # the labels of an unconditional model are for its guide alone
         return denoiser(x, sigma, label if traits.classes else None)
 
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
         with perturb(denoiser.network, layers):
             return denoise(x, sigma, label)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -14,21 +15,31 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopFlag:
-    """`signum` is the first signal received, or None. A second SIGINT or SIGTERM ends the process at once."""
+    """Within `with`, signals are noted instead of obeyed: `signum` is the first received, or None.
+
+    A second SIGINT or SIGTERM ends the process at once.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
 
-    def install(self) -> None:
-        for number in ASKING:
-            previous = signal.signal(number, self._handle)
-            self._before.setdefault(number, previous)
+    def __enter__(self) -> StopFlag:
+        self.install()
+        return self
 
-    def uninstall(self) -> None:
+    def __exit__(self, *raised: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def install(self) -> None:
+        """Takes the signals over, again where another library took them since; only a main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in ASKING:
+            previous = signal.signal(number, self._handle)
+            self._before.setdefault(number, previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signum is not None and number != signal.SIGUSR1:

@@ -47,6 +47,13 @@ def restore_weights(module: GenModule, state: dict[str, Any]) -> None:
 
 
 def restore_optimizers(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Once the strategy has set the optimisers up."""
+    """Once the strategy has set the optimisers up; their settings stay the recipe's, which may have changed."""
+    settings = [
+        [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        for optimizer in trainer.optimizers
+    ]
     trainer.strategy.load_optimizer_state_dict({"optimizer_states": state["optimizers"]})
+    for optimizer, groups in zip(trainer.optimizers, settings, strict=True):
+        for group, kept in zip(optimizer.param_groups, groups, strict=True):
+            group.update(kept)
     trainer.precision_plugin.load_state_dict(state["precision"])

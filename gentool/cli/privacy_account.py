@@ -1,0 +1,158 @@
+"""`gentool privacy-account`: what noisy steps cost, and how much noise or how many steps a budget allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gentool.cli.output import Json, emit, note
+
+if TYPE_CHECKING:
+    from gentool.privacy.account import Account
+    from gentool.privacy.accountants import Accountant
+    from gentool.privacy.mechanisms import Phase
+
+app = typer.Typer(add_completion=False)
+
+
+def _rate(text: str) -> float:
+    """A number, or a fraction: 0.01 or 256/60000."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"expected a number or a fraction such as 256/60000, got {text!r}") from None
+
+
+@app.command()
+def privacy_account(
+    noise_multiplier: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Standard deviation of the noise / sensitivity, 0.01 to 1e6.",
+            show_default=False,
+        ),
+    ] = None,
+    sample_rate: Annotated[
+        float | None,
+        typer.Option(
+            parser=_rate,
+            metavar="Q",
+            help="Chance of a record to join a step: expected batch / records, e.g. 256/60000; 1 is all.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Noisy steps, 1 to 1e12.", show_default=False)
+    ] = None,
+    delta: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D", help="Between 0 and 1, well below 1/records. Required.", show_default=False
+        ),
+    ] = None,
+    target_epsilon: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E", help="Find the noise multiplier, or the steps, that keep to it.", show_default=False
+        ),
+    ] = None,
+    phase: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="S,Q,N",
+            help="Taken already on the same data: noise multiplier, sample rate, steps. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    accountant: Annotated[
+        str, typer.Option(metavar="rdp|pld", help="rdp is built in; pld is tighter, and needs the extra pld.")
+    ] = "rdp",
+    conversion: Annotated[
+        str,
+        typer.Option(
+            metavar="improved|classic", help="From RDP to epsilon; classic reproduces older papers."
+        ),
+    ] = "improved",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw epsilon against steps.", show_default=False)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Account for differential privacy: three questions, of which the flags left out choose one.
+
+    Epsilon of settings: --noise-multiplier 1.1 --sample-rate 256/60000 --steps 14063 --delta 1e-5
+
+    Noise for a budget: --target-epsilon 3 --sample-rate 256/60000 --steps 14063 --delta 1e-5
+
+    Steps that a budget allows: --target-epsilon 3 --noise-multiplier 1.1 --sample-rate 256/60000 --delta 1e-5
+
+    With --phase, what those have spent is part of the account; phases alone are a question too.
+    """
+    from gentool.errors import UserError
+    from gentool.privacy.account import account
+
+    if delta is None:
+        raise UserError("--delta is missing: a probability well below 1/records, such as 1e-5")
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise UserError("expected a name that ends in .png", f"--plot {plot}")
+    before = tuple(map(_phase, phase or ()))
+    judge = _accountant(accountant, conversion)
+    answer = account(judge, delta, noise_multiplier, sample_rate, steps, target_epsilon, before)
+    if plot is not None:
+        _draw(plot, answer)
+    emit(answer.document() | {"plot": None if plot is None else str(plot)}, answer.text(), json)
+    for line in answer.notes:
+        note(f"note: {line}")
+    if plot is not None:
+        note(f"plot: {plot}")
+
+
+def _phase(text: str) -> Phase:
+    """S,Q,N as a phase."""
+    from gentool.errors import UserError
+    from gentool.privacy.mechanisms import Phase, SampledGaussian
+
+    parts = text.split(",")
+    try:
+        noise, rate, steps = float(parts[0]), _rate(parts[1]), int(parts[2])
+        if len(parts) > 3:
+            raise ValueError
+    except (ValueError, IndexError, typer.BadParameter):
+        message = "expected NOISE_MULTIPLIER,SAMPLE_RATE,STEPS such as 1.1,256/60000,1000"
+        raise UserError(message, f"--phase {text}") from None
+    try:
+        return Phase(SampledGaussian(noise, rate), steps)
+    except UserError as error:
+        raise UserError(error.message, f"--phase {text}") from None
+
+
+def _accountant(name: str, conversion: str) -> Accountant:
+    from gentool.errors import UserError
+    from gentool.privacy.accountants import ACCOUNTANTS
+    from gentool.privacy.rdp import RDP
+
+    if conversion not in ("improved", "classic"):
+        raise UserError(f"expected improved or classic, got {conversion!r}", "--conversion")
+    kind = ACCOUNTANTS.get(name)
+    if kind is RDP:
+        return RDP("classic" if conversion == "classic" else "improved")
+    if conversion != "improved":
+        raise UserError(f"--conversion is for the accountant rdp; {name} converts nothing")
+    return kind()
+
+
+def _draw(path: Path, answer: Account) -> None:
+    """Both conversions of RDP, and the accountant asked for."""
+    from gentool.errors import UserError
+    from gentool.privacy.plot import curves, save
+    from gentool.privacy.rdp import RDP
+
+    if not answer.phases:
+        raise UserError("no step is allowed, so there is nothing to draw", f"--plot {path}")
+    judges = dict.fromkeys((RDP(), RDP("classic"), answer.accountant))
+    delta = answer.spent.delta
+    save(path, curves(answer.phases, delta, tuple(judges)), answer.phases, delta, answer.target_epsilon)

@@ -1,0 +1,197 @@
+"""Benchmarks answer --help, leave what claims.md is made of, and run at toy sizes; no timing is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+STORED = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Loads a benchmark as its folder's neighbours see it, and leaves no trace in the process."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    before = dict(sys.modules)
+    yield lambda name: load(ROOT / "benchmarks" / f"{name}.py")
+    for name in ("common", "models", *(script.stem for script in SCRIPTS)):
+        if name not in before:
+            sys.modules.pop(name, None)
+
+
+def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd="/")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_says_what_is_measured_and_how_to_scale_it(script: Path) -> None:
+    done = run(script, "--help")
+    assert done.returncode == 0, done.stderr
+    for option in ("--quick", "--gpu", "--data-dir", "--out"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_setting_must_be_chosen(script: Path) -> None:
+    done = run(script)
+    assert done.returncode == 2
+    assert "--quick" in done.stderr
+
+
+def result(bench: Any, holds: bool = True, reason: str = "") -> Any:
+    common = bench("common")
+    claim = common.Claim("fast | small", "", "2.0 times", "a peer", holds, reason)
+    return common.Result({"ratio": 2.0}, [claim], seeds=(0, 1), scale="three runs")
+
+
+def written(bench: Any, folder: Path, name: str, **options: Any) -> None:
+    common = bench("common")
+    document = common.describe(name, "quick", result(bench, **options), 12.3, 0.5)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(dataclasses.asdict(document)))
+
+
+def checked(bench: Any, path: Path) -> Any:
+    document = json.loads(path.read_text())
+    common = bench("common")
+    assert document.keys() == {field.name for field in dataclasses.fields(common.Document)}
+    return TypeAdapter(common.Document).validate_python(document)
+
+
+def test_a_document_reads_back_as_what_was_written(bench: Any, tmp_path: Path) -> None:
+    written(bench, tmp_path, "one")
+    document = checked(bench, tmp_path / "one.json")
+    assert list(document.seeds) == [0, 1]
+    assert document.versions["torch"]
+    assert document.claims[0].measured == "2.0 times"
+
+
+@pytest.mark.skipif(not STORED, reason="no results are stored in this checkout")
+def test_stored_results_have_the_schema_and_stand_in_the_claims(bench: Any) -> None:
+    page = (ROOT / "docs" / "claims.md").read_text()
+    for path in STORED:
+        document = checked(bench, path)
+        assert document.git is None or not document.git.endswith("-dirty"), (
+            f"{path.name}: not the script as committed"
+        )
+        assert path.stem == document.name + ("" if document.mode == "quick" else f"-{document.mode}")
+        for claim in document.claims:
+            assert claim.measured.replace("|", "\\|") in page
+
+
+def test_claims_are_generated_from_the_results(bench: Any, tmp_path: Path) -> None:
+    """A claim that fails is listed, with its reason; a bar in a cell does not break the table."""
+    written(bench, tmp_path, "good")
+    written(bench, tmp_path, "poor", holds=False, reason="the peer is faster")
+    page = load(ROOT / "docs" / "generate.py").claims(tmp_path)
+    assert "1 of 2 hold." in page
+    assert page.index("## good (quick)") < page.index("## poor (quick)")
+    rows = [line for line in page.splitlines() if line.startswith("| fast")]
+    assert rows == [
+        "| fast \\| small | - | 2.0 times | a peer | yes |",
+        "| fast \\| small | - | 2.0 times | a peer | **no**: the peer is faster |",
+    ]
+
+
+def test_the_ratio_is_the_median_of_pairs_not_the_ratio_of_medians(bench: Any) -> None:
+    """A machine that slows down half way must not change it."""
+    found = bench("common").ratio_of([(1.0, 2.0), (10.0, 20.0), (100.0, 200.0)])
+    assert found == (10.0, 20.0, 0.5, 0.5, 0.5)
+
+
+def test_the_stopwatch_counts_calls_and_leaves_the_network_as_it_was(bench: Any) -> None:
+    import torch
+
+    sampling = bench("bench_sampling")
+    network = torch.nn.Linear(2, 2)
+    watch = sampling.Stopwatch(network)
+    x = torch.randn(3, 2)
+    share, _ = watch.share_outside(lambda: network(network(x)))
+    assert watch.calls == 2
+    assert 0 < share < 1
+    watch.remove()
+    network(x)
+    assert watch.calls == 2
+
+
+@pytest.mark.golden
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
+def test_diffusers_loop_and_ours_draw_the_same_pictures(bench: Any) -> None:
+    """Both sides of the comparison of speed do the same work: same noise in, same pictures out."""
+    pytest.importorskip("diffusers")
+    import torch
+
+    from gentool.noise import Noise
+
+    sampling = bench("bench_sampling")
+    scale = sampling.Scale(channels=8, mult="[1, 1]", blocks=1, size=8, steps=5, rounds=1)
+    device = torch.device("cpu")
+    module = sampling.build(scale, "ddpm", device)
+    for pair, (solver, *_) in sampling.PAIRS.items():
+        noise = Noise(0, range(sampling.BATCH), (3, 8, 8)).normal("prior")
+        ours = sampling.draw(module, solver, 5, device, grid="trailing")
+        theirs = sampling.their_loop(module, pair, scale, device)(noise)
+        assert (ours - theirs).abs().max() < 2e-3 * ours.abs().max(), pair
+
+
+def test_every_solver_of_the_catalogue_is_timed(bench: Any) -> None:
+    import torch
+
+    from gentool.diffusion.solvers.catalog import SOLVERS
+
+    sampling = bench("bench_sampling")
+    scale = sampling.Scale(channels=8, mult="[1, 1]", blocks=1, size=8, steps=2, rounds=1)
+    found = sampling.overheads(scale, torch.device("cpu"))
+    assert list(found) == list(SOLVERS)
+    assert all(row["calls"] > 0 for row in found.values())
+
+
+def test_the_bare_loop_learns_as_the_recipe_does(bench: Any, tmp_path: Path) -> None:
+    """The baseline of training speed does the same work: its loss falls from 1 to where the recipe's does."""
+    from gentool.tasks.train import train
+
+    training = bench("bench_training")
+    small = ("model.network.width=64", "data.batch_size=64", "trainer.log_every=50")
+    case = training.Case("digits", "quickstart", small, 340, 1)
+    loop = training.bare_loop(case, 0)
+    start = loop(50)
+    loop(250)
+    (tmp_path / "recipe.yaml").write_text(training.resolved(case, 0).text)
+    trained = train(str(tmp_path / "recipe.yaml"), run_dir=tmp_path / "run")
+    end = loop(50)
+    assert trained.loss is not None
+    assert end < 0.8 * start
+    assert abs(end / trained.loss - 1) < 0.15
+
+
+def test_digits_at_toy_size(bench: Any) -> None:
+    digits = bench("bench_edm_digits")
+    found = digits.study(digits.Scale(steps=3, seeds=1, count=150, mixture=150), 0)
+    assert set(found.figures["frechet_distance"]) == set(digits.CONFIGS)
+    assert len(found.claims) == 7
+    json.dumps(found.figures, allow_nan=False)

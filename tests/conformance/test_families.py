@@ -1,0 +1,201 @@
+"""What every family's module must keep, whatever its model: the tasks rely on it and check none of it.
+
+A new family adds a case to `CASES`: the smallest recipe that exercises what it adds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gentool import families
+from gentool.data import Batch, open_set
+from gentool.errors import UserError
+from gentool.recipes.resolve import resolve_text
+from gentool.runs.weights import load_weights, save_weights
+from gentool.tasks.train import build_module
+from gentool.training.module import GenModule
+from gentool.training.sampling import SampleRequest
+
+DIGITS = "data: {name: digits, limit: 64}\n"
+MLP = "network: {name: film-mlp, width: 32, blocks: 2}"
+CASES = {
+    **{
+        f"edm {process}": (
+            "edm",
+            f"{DIGITS}model: {{{MLP}, process: {{name: {process}}}, conditional: true}}",
+        )
+        for process in ("edm", "ve", "vp", "ddpm", "cosine", "trig", "flow")
+    },
+    "edm points": ("edm", f"data: {{name: toy2d, count: 200}}\nmodel: {{{MLP}}}"),
+    "edm u-net, augmented": (
+        "edm",
+        f"{DIGITS}model: {{network: {{name: song-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4]}}, "
+        "augment: 0.5}",
+    ),
+    "edm adm, flipped": (
+        "edm",
+        f"{DIGITS}model: {{network: {{name: adm-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "head_channels: 8}, conditional: true, flip: true}",
+    ),
+    "edm transformer": (
+        "edm",
+        f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
+    ),
+}
+
+
+def make(case: str, weights: int = 0) -> GenModule:
+    """The module on its data, its weights moved off their (partly zero) initial values."""
+    family, text = CASES[case]
+    recipe = resolve_text(f"family: {family}\nema: null\n{text}\n", "case", families.recipe_schema).recipe
+    dataset = open_set(recipe.data, "train")
+    module = build_module(recipe, dataset.spec)
+    module.fit_to_data(dataset)
+    generator = torch.Generator().manual_seed(weights)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return module.eval()
+
+
+def batch_of(module: GenModule, rows: list[int]) -> Batch:
+    return open_set(module.recipe.data, "train").take(rows)
+
+
+def draw(module: GenModule, indices: range, seed: int = 3) -> Tensor:
+    labels = torch.tensor([i % module.classes for i in indices]) if module.classes else None
+    sample = module.recipe.sample
+    request = SampleRequest(
+        seed, indices, labels, sample.solver, steps=4, grid=sample.grid, options=sample.options
+    )
+    with torch.no_grad():
+        return module.draw(request).x
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_every_family_has_a_case() -> None:
+    assert {family for family, _ in CASES.values()} == set(families.FAMILIES)
+
+
+@pytest.mark.parametrize("name", families.FAMILIES.names())
+def test_the_entry_tells_what_the_lists_show(name: str) -> None:
+    family = families.FAMILIES.get(name)
+    assert family.name == name
+    assert family.summary
+    assert family.paper
+    assert issubclass(families.module_class(name), GenModule)
+    fields = families.recipe_schema(name).model_fields
+    assert {"data", "model", "trainer", "optimizer", "ema", "sample", "evaluate"} <= set(fields)
+
+
+def test_an_examples_loss_does_not_depend_on_the_others(case: str) -> None:
+    module = make(case)
+    losses = []
+    for rows in ([0, 1, 2, 3], [0, 9, 8, 7], [0, 0, 0, 0]):
+        module._seed(5)
+        losses.append(module.per_example_loss(batch_of(module, rows)).detach())
+    assert losses[0].shape == (4,)
+    for other in losses[1:]:
+        torch.testing.assert_close(other[0], losses[0][0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_is_a_function_of_the_step_alone(case: str) -> None:
+    """The same training batch gives the same bits, another one other noise: what exact resumption stands on."""
+    module, losses = make(case), []
+    for micro in (5, 6, 5):
+        module._seed(micro)
+        losses.append(module.per_example_loss(batch_of(module, [0, 1, 2, 3])).detach())
+    assert torch.equal(losses[0], losses[2])
+    assert not torch.allclose(losses[0], losses[1])
+
+
+def test_every_weight_learns(case: str) -> None:
+    module = make(case).train()
+    loss = module.try_step(batch_of(module, list(range(16))))
+    assert torch.isfinite(loss)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_plain_descent_on_one_batch_lowers_its_loss(case: str) -> None:
+    module, losses = make(case).train(), []
+    batch = batch_of(module, list(range(16)))
+    for _ in range(8):
+        module.zero_grad()
+        losses.append(float(module.try_step(batch)))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.02 * parameter.grad / norm
+    assert losses[-1] < losses[0]
+
+
+def test_samples_depend_on_seed_and_index_alone(case: str) -> None:
+    module = make(case)
+    whole = draw(module, range(8))
+    assert whole.shape == (8, *module.spec.shape)
+    assert whole.isfinite().all()
+    assert torch.equal(draw(module, range(8)), whole)
+    torch.testing.assert_close(draw(module, range(5, 6)), whole[5:6], rtol=1e-5, atol=1e-5)
+    assert (draw(module, range(8), seed=4) - whole).abs().flatten(1).max(1).values.min() > 1e-3
+    assert (whole[0] - whole[1]).abs().max() > 1e-3
+
+
+def test_sampling_leaves_no_trace(case: str) -> None:
+    """Neither in the weights nor in torch's own generators."""
+    module = make(case)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    draw(module, range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_labels_matter_where_there_are_any(case: str) -> None:
+    module = make(case)
+    if not module.classes:
+        return
+    sample = module.recipe.sample
+    made = []
+    for label in (0, 1):
+        request = SampleRequest(0, [0], torch.tensor([label]), sample.solver, steps=4)
+        with torch.no_grad():
+            made.append(module.draw(request).x)
+    assert (made[0] - made[1]).abs().max() > 1e-4
+
+
+def test_the_weights_file_carries_the_model(case: str, tmp_path: Path) -> None:
+    module, other = make(case), make(case, weights=1)
+    path = tmp_path / "model.safetensors"
+    save_weights(path, module.model.state_dict(), {"family": "any"})
+    assert not torch.equal(draw(other, range(2)), draw(module, range(2)))
+    other.model.load_state_dict(load_weights(path)[0])
+    assert torch.equal(draw(other, range(2)), draw(module, range(2)))
+
+
+def test_wrong_requests_are_refused_before_any_work(case: str) -> None:
+    module = make(case)
+    sample = module.recipe.sample
+    module.check_request(sample)
+    for change in (
+        {"solver": "nosuch"},
+        {"options": {"nosuch": 1}},
+        {"guidance": {"nosuch": {}}},
+        {"grid": "nosuch"},
+    ):
+        with pytest.raises(UserError, match="nosuch"):
+            module.check_request(sample.model_copy(update=change))

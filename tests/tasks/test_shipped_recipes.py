@@ -38,6 +38,10 @@ PARAMETERS = {
     "edm/digits-vp-small": 1_220_672,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
+    "classifier/digits-small": 77_898,
+    "classifier/digits-noisy-small": 97_706,
+    "classifier/mnist-small": 308_810,
+    "classifier/mnist-noisy-small": 345_258,
 }
 THINNER = {"song-unet": ("channels=16",), "adm-unet": ("channels=16", "head_channels=16", "blocks=1")}
 PAPER = [name for name in shipped.names() if name.endswith("-paper")]

@@ -82,7 +82,7 @@ def test_round_trip(noise: float, log_rate: float, steps_scale: float) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(0.6, 10), st.floats(0.6, 20), st.floats(-5, 0), st.booleans())
+@given(st.floats(0.6, 10), st.floats(0.6, 20), st.floats(-4, 0), st.booleans())
 def test_steps_stop_before_the_one_that_exceeds(
     epsilon: float, noise: float, log_rate: float, spent: bool
 ) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,6 +268,15 @@ def test_ticks_are_few_and_round(end: float) -> None:
 def test_dashes_cover_their_share_of_a_line() -> None:
     pieces = _dashes([(0, 0), (30, 40), (130, 40)], 6, 4)
     assert sum(math.dist(*piece) for piece in pieces) == pytest.approx(0.6 * 150, abs=1e-6)
+
+
+def test_the_documentation_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "privacy-account.md"
+    blocks = re.findall(r"^    \$ gentool (.+)\n((?:    (?!\$).+\n)+)", page.read_text(), re.MULTILINE)
+    assert len(blocks) == 5
+    for line, shown in blocks:
+        assert run(shlex.split(line)) == 0
+        assert capsys.readouterr().out.startswith(textwrap.dedent(shown)), line
 
 
 @pytest.mark.parametrize("extra", [(), ("--json",), ("--target-epsilon", "3"), ("--help",)])

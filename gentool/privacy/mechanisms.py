@@ -24,7 +24,7 @@ class SampledGaussian:
 
     Attributes:
         noise_multiplier: standard deviation of the Gaussian noise / L2 sensitivity, 0.01 to 1e6. For DP-SGD
-            the sensitivity is the clipping norm; a quantity that can swing across a ball has twice its radius.
+            the sensitivity is the clipping norm; of a quantity that swings across a ball, twice the radius.
         sample_rate: the probability q in (0, 1]; 1 is the plain Gaussian mechanism on all records.
 
     Raises:
@@ -38,7 +38,8 @@ class SampledGaussian:
         if not MIN_NOISE_MULTIPLIER <= self.noise_multiplier <= MAX_NOISE_MULTIPLIER:
             raise UserError(
                 f"noise multiplier: expected a number from {MIN_NOISE_MULTIPLIER:g} to "
-                f"{MAX_NOISE_MULTIPLIER:g} (standard deviation of the noise / sensitivity), got {self.noise_multiplier!r}"
+                f"{MAX_NOISE_MULTIPLIER:g} (standard deviation of the noise / sensitivity), "
+                f"got {self.noise_multiplier!r}"
             )
         if not MIN_SAMPLE_RATE <= self.sample_rate <= 1:
             raise UserError(

@@ -19,7 +19,7 @@ class PLD:
     """Composes privacy loss distributions, rounded so that epsilon is an upper bound.
 
     Koskela, Jaelkoe and Honkela 2020 (arXiv:1906.03049); Doroshenko et al. 2022 (arXiv:2207.04380) for the
-    rounding, as implemented in dp-accounting. Typically 5 to 10 % below RDP, and far below it for few steps
+    rounding, as implemented in dp-accounting. Typically 5 to 15 % below RDP, and far below it for few steps
     or tiny sample rates.
 
     Raises:

@@ -21,7 +21,8 @@ NOISE = (
 )
 _POISSON = (
     "each record joins each step with a probability of the sample rate, independently of all others "
-    "(Poisson). Shuffled epochs and batches of fixed size are not covered: their true epsilon can be far higher."
+    "(Poisson). Shuffled epochs and batches of fixed size are not covered: their true epsilon can be far "
+    "higher."
 )
 _ALL = "none: every step uses all records."
 NOT_COVERED = (

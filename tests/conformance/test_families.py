@@ -45,6 +45,14 @@ CASES = {
         "edm",
         f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
     ),
+    "classifier": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
+    ),
+    "classifier of noisy states": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
+    ),
 }
 
 
@@ -66,14 +74,28 @@ def batch_of(module: GenModule, rows: list[int]) -> Batch:
     return open_set(module.recipe.data, "train").take(rows)
 
 
-def draw(module: GenModule, indices: range, seed: int = 3) -> Tensor:
-    labels = torch.tensor([i % module.classes for i in indices]) if module.classes else None
-    sample = module.recipe.sample
+def draw(module: GenModule, indices: range, seed: int = 3, labels: list[int] | None = None) -> Tensor:
+    chosen = labels or [i % module.classes for i in indices if module.classes]
     request = SampleRequest(
-        seed, indices, labels, sample.solver, steps=4, grid=sample.grid, options=sample.options
+        seed,
+        indices,
+        torch.tensor(chosen) if module.classes else None,
+        module.recipe.sample.model_copy(update={"steps": 4}),
     )
     with torch.no_grad():
         return module.draw(request).x
+
+
+def outcome(module: GenModule) -> Tensor:
+    """What the model is for: samples, or its figures on held-out data."""
+    if module.draws_samples:
+        return draw(module, range(2))
+    figures = module.evaluate_model(open_set(module.recipe.data, "test"))
+    return torch.tensor(list(figures.values()), dtype=torch.float64)
+
+
+DRAWING = [name for name, (family, _) in CASES.items() if families.module_class(family).draws_samples]
+JUDGED = [name for name in CASES if name not in DRAWING]
 
 
 @pytest.fixture(params=list(CASES))
@@ -142,6 +164,7 @@ def test_plain_descent_on_one_batch_lowers_its_loss(case: str) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("case", DRAWING)
 def test_samples_depend_on_seed_and_index_alone(case: str) -> None:
     module = make(case)
     whole = draw(module, range(8))
@@ -153,40 +176,35 @@ def test_samples_depend_on_seed_and_index_alone(case: str) -> None:
     assert (whole[0] - whole[1]).abs().max() > 1e-3
 
 
-def test_sampling_leaves_no_trace(case: str) -> None:
+def test_use_leaves_no_trace(case: str) -> None:
     """Neither in the weights nor in torch's own generators."""
     module = make(case)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    draw(module, range(2))
+    outcome(module)
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-def test_labels_matter_where_there_are_any(case: str) -> None:
+@pytest.mark.parametrize("case", [name for name in DRAWING if "conditional: true" in CASES[name][1]])
+def test_labels_matter(case: str) -> None:
     module = make(case)
-    if not module.classes:
-        return
-    sample = module.recipe.sample
-    made = []
-    for label in (0, 1):
-        request = SampleRequest(0, [0], torch.tensor([label]), sample.solver, steps=4)
-        with torch.no_grad():
-            made.append(module.draw(request).x)
-    assert (made[0] - made[1]).abs().max() > 1e-4
+    first, second = (draw(module, range(1), labels=[label]) for label in (1, 2))
+    assert (first - second).abs().max() > 1e-4
 
 
 def test_the_weights_file_carries_the_model(case: str, tmp_path: Path) -> None:
     module, other = make(case), make(case, weights=1)
     path = tmp_path / "model.safetensors"
     save_weights(path, module.model.state_dict(), {"family": "any"})
-    assert not torch.equal(draw(other, range(2)), draw(module, range(2)))
+    assert not torch.equal(outcome(other), outcome(module))
     other.model.load_state_dict(load_weights(path)[0])
-    assert torch.equal(draw(other, range(2)), draw(module, range(2)))
+    assert torch.equal(outcome(other), outcome(module))
 
 
+@pytest.mark.parametrize("case", DRAWING)
 def test_wrong_requests_are_refused_before_any_work(case: str) -> None:
     module = make(case)
     sample = module.recipe.sample
@@ -199,3 +217,16 @@ def test_wrong_requests_are_refused_before_any_work(case: str) -> None:
     ):
         with pytest.raises(UserError, match="nosuch"):
             module.check_request(sample.model_copy(update=change))
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_a_model_that_draws_nothing_says_so_and_has_figures_of_its_own(case: str) -> None:
+    module = make(case)
+    with pytest.raises(UserError, match="draws no samples"):
+        module.check_request(module.recipe.sample)
+    with pytest.raises(UserError, match="draws no samples"):
+        draw(module, range(1))
+    figures = outcome(module)
+    assert len(figures) > 0
+    assert figures.isfinite().all()
+    assert torch.equal(outcome(module), figures)

@@ -13,6 +13,8 @@ from gentool.privacy.rdp import RDP
 
 _INTERVAL = 1e-4
 """Grid of the privacy loss for epsilon up to 10; beyond, coarser in proportion."""
+_HOPELESS = 500.0
+"""Beyond it the library takes minutes or overflows, and no figure means privacy."""
 
 
 class PLD:
@@ -44,7 +46,7 @@ class PLD:
         self._library: Any = dp_accounting
 
     def epsilon(self, phases: Sequence[Phase], delta: float) -> Spent:
-        """What `phases` cost at `delta`: the distributions' bound, or RDP's where that is smaller.
+        """What `phases` cost at `delta`: the distributions' bound; RDP's where that is smaller or above 500.
 
         Raises:
             UserError: delta out of range, or more than 10^7 steps in all.
@@ -55,6 +57,9 @@ class PLD:
         bound = RDP().epsilon(phases, delta)
         if bound.epsilon == 0:
             return Spent(0.0, delta)
+        if bound.epsilon > _HOPELESS:
+            note = f"RDP puts epsilon above {_HOPELESS:g}, where PLD is not computed: that bound is given"
+            return Spent(bound.epsilon, delta, notes=(note,))
         accountant = self._library.pld.PLDAccountant(
             value_discretization_interval=_INTERVAL * max(1.0, bound.epsilon / 10)
         )

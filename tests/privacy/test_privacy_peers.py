@@ -106,6 +106,8 @@ def test_pld_never_gives_more_than_rdp_and_refuses_what_would_not_end() -> None:
     tiny = [Phase(SampledGaussian(5.0, 0.5), 10)]
     assert PLD().epsilon(tiny, 1e-300).epsilon == RDP().epsilon(tiny, 1e-300).epsilon
     assert PLD().epsilon(tiny, 1e-300).notes
+    hopeless = [Phase(SampledGaussian(0.01), 10**7)]  # the library overflows
+    assert PLD().epsilon(hopeless, 1e-5).epsilon == RDP().epsilon(hopeless, 1e-5).epsilon
     with pytest.raises(UserError, match="at most 1e\\+07 steps"):
         PLD().epsilon([Phase(SampledGaussian(10.0, 1e-5), 10**8)], 1e-5)
 

@@ -42,7 +42,7 @@ class Scale:
 
 
 QUICK = Scale(
-    steps=6000,
+    steps=4000,
     seeds=3,
     count=1500,
     mixture=4000,

@@ -283,9 +283,11 @@ def test_the_recipe_reads_digits_as_well_as_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_guidance_makes_an_unconditional_model_draw_the_digits_asked_for(tmp_path: Path) -> None:
     """Label accuracy by the judge of the real digits: chance without guidance, nearly always with it."""
-    model = train("quickstart", ["model.conditional=false"], run_dir=tmp_path / "model").run
+    shorter = ["model.conditional=false", "trainer.max_steps=1500"]
+    model = train("quickstart", shorter, run_dir=tmp_path / "model").run
     classifier = train("classifier/digits-noisy-small", run_dir=tmp_path / "classifier").run
 
     def label_accuracy(scale: float) -> float:
@@ -295,4 +297,4 @@ def test_guidance_makes_an_unconditional_model_draw_the_digits_asked_for(tmp_pat
         return evaluate(str(out), metrics=["label-accuracy"]).metrics["label-accuracy"]
 
     assert label_accuracy(0.0) < 0.2
-    assert label_accuracy(2.0) > 0.8
+    assert label_accuracy(4.0) > 0.8

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,27 +15,44 @@ from torch import Tensor
 from gentool.errors import CorruptError
 from gentool.runs.atomic import atomic_write
 
+DIGEST = "sha256"
+
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes atomically; `metadata` values are strings (the format's rule)."""
     with atomic_write(path) as scratch:
         # One key: safetensors writes several in no fixed order, and equal runs should give equal files.
-        header = {"gentool": json.dumps(dict(metadata), sort_keys=True)}
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, scratch, header)
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        header = {"gentool": json.dumps({**metadata, DIGEST: _digest(kept)}, sort_keys=True)}
+        save_file(kept, scratch, header)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors on the CPU and the metadata.
 
     Raises:
-        CorruptError: the file is not a whole safetensors file.
+        CorruptError: the file is not a whole safetensors file, or not with the bytes that were written.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("gentool", "{}"))
-            return {k: file.get_tensor(k) for k in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CorruptError(f"not a whole safetensors file: {error}", str(path)) from None
+    known = metadata.pop(DIGEST, None)
+    if known is not None and known != _digest(tensors):
+        raise CorruptError("the weights are not those that were written (SHA-256 differs)", str(path))
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes: safetensors checks its header, and not what it holds."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def fingerprint(path: Path) -> str:

@@ -19,7 +19,7 @@ demo: $(STAMP) ## Train, sample and judge a small model of handwritten digits: u
 	run=$$(gentool train quickstart); \
 	picture=$$(gentool sample $$run -n 100 -o $$run/samples/digits.png); \
 	gentool evaluate $$run; \
-	printf '\n%-9s %s\n' run $$run picture $$picture metrics $$run/evaluation.json report $$run/report.html
+	echo; printf '%-9s %s\n' run $$run picture $$picture metrics $$run/evaluation.json report $$run/report.html
 
 test: $(STAMP) ## The fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -13,7 +13,6 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-
 _SEPARATOR = "\x1f"
 
 

@@ -55,7 +55,7 @@ class PreemptedError(GentoolError):
     kind = "preempted"
 
 
-class InterruptedError_(GentoolError):
+class RunInterrupted(GentoolError):
     """Interrupted from the keyboard with the state saved."""
 
     exit_code = 130

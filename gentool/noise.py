@@ -13,11 +13,16 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+_SEPARATOR = "\x1f"
+
 
 def mix(*parts: int | str) -> int:
     """A 63-bit key of the parts; equal parts give equal keys on every machine."""
-    text = "\x1f".join(map(str, parts)).encode()
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
+    return _key(_SEPARATOR.join(map(str, parts)))
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 class Noise:
@@ -44,14 +49,16 @@ class Noise:
         self.shape = tuple(shape)
         self.device = torch.device(device)
         self.dtype = dtype
+        self._start = f"{seed}{_SEPARATOR}"
         self._nodes: dict[tuple[str, int, int], Tensor] = {}
 
     def _draw(self, stream: str, step: int) -> Tensor:
+        # `mix(seed, index, stream, step)`, put together here: for small samples the keys cost as much as the noise.
+        end = f"{_SEPARATOR}{stream}{_SEPARATOR}{step}"
         out = torch.empty(len(self.indices), *self.shape)
         generator = torch.Generator()
-        for row, index in zip(out, self.indices):
-            generator.manual_seed(mix(self.seed, index, stream, step))
-            torch.randn(self.shape, generator=generator, out=row)
+        for row, index in zip(out.unbind(0), self.indices):
+            row.normal_(generator=generator.manual_seed(_key(f"{self._start}{index}{end}")))
         return out
 
     def normal(self, stream: str, step: int = 0) -> Tensor:

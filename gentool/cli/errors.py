@@ -14,7 +14,7 @@ from io import TextIOWrapper
 import typer
 
 from gentool.cli.output import print_json
-from gentool.errors import GentoolError, InterruptedError_, RecipeError, UserError
+from gentool.errors import GentoolError, RecipeError, RunInterrupted, UserError
 
 BROKEN_PIPE = 141
 """The shell's code for a command whose reader went away (128 + SIGPIPE): `gentool recipes list | head -1`."""
@@ -89,7 +89,7 @@ def _known(error: BaseException) -> GentoolError | None:
     if isinstance(error, GentoolError):
         return error
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return InterruptedError_("interrupted")
+        return RunInterrupted("interrupted")
     if isinstance(error, _ClickException):
         usage = UserError(error.format_message())  # type: ignore[attr-defined]
         usage.kind = "usage"

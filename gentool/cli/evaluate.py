@@ -50,9 +50,12 @@ def evaluate(
     extractor, reference and count: figures of different extractors must not be compared.
     """
     from gentool.cli.progress import progress
+    from gentool.runs.atomic import check_writable
     from gentool.tasks.evaluate import evaluate as work
     from gentool.tasks.report import write_report
 
+    if report is not None:
+        check_writable(report.absolute().parent)
     with progress("evaluating", "sample", quiet) as show:
         done = work(
             target,

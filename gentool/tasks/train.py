@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gentool import families
 from gentool.data import DataSpec, StepBatches, loader, open_set
-from gentool.errors import GentoolError, InterruptedError_, PreemptedError, UserError
+from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.noise import mix
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
@@ -70,7 +70,7 @@ def train(
         allow_change: go on although the recipe or the data differ from those of the run.
 
     Raises:
-        PreemptedError, InterruptedError_: a signal asked it to stop; the state is saved.
+        PreemptedError, RunInterrupted: a signal asked it to stop; the state is saved.
         UserError, CorruptError, NonFiniteError: as their messages say.
     """
     started = time.perf_counter()
@@ -296,7 +296,7 @@ def finish(
 
 def stopped(signum: int, step: int, run: RunFolder) -> GentoolError:
     if signum == signal.SIGINT:
-        return InterruptedError_(
+        return RunInterrupted(
             f"interrupted at step {step} with the state saved; go on with --resume {run.path}"
         )
     return PreemptedError(

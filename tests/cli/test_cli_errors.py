@@ -32,7 +32,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         (errors.BudgetError("epsilon spent"), 3, "privacy-budget"),
         (errors.CorruptError("hash differs", "model.safetensors"), 4, "corrupt"),
         (errors.PreemptedError("saved"), 75, "preempted"),
-        (errors.InterruptedError_("saved"), 130, "interrupted"),
+        (errors.RunInterrupted("saved"), 130, "interrupted"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (typer.Abort(), 130, "interrupted"),
         (typer.BadParameter("not a number"), 2, "usage"),

@@ -207,7 +207,7 @@ def study(scale: Scale, seed: int) -> Result:
             "mixture": mixture,
         },
         claims=[*preconditioning_claims(found), *mixture_claims(mixture)],
-        seeds=range(seed, seed + scale.seeds),
+        seeds=tuple(range(seed, seed + scale.seeds)),
         scale=f"{scale.steps} training steps, {scale.count} samples; mixture: {scale.mixture} samples; "
         "distances in the features of the evaluation's classifier",
         recipe=" ".join((RECIPE, *scale.overrides, "and model.process or model.precond as named")),

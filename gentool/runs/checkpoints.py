@@ -52,9 +52,8 @@ def save(state: dict[str, Any], folder: Path, step: int, keep: int = 2) -> Path:
     if not folder.is_dir():  # written anew, it would be a run without its recipe
         raise GentoolError("the folder was removed during training: the state cannot be saved", str(folder))
     path = folder / f"step-{step:08d}.ckpt"
-    path.with_suffix(".json").unlink(
-        missing_ok=True
-    )  # a file saved again is not good before its new manifest
+    # A file saved again is not good before its new manifest.
+    path.with_suffix(".json").unlink(missing_ok=True)
     with atomic_write(path) as scratch:
         out = _write_hashed(state, scratch)
         if _sha256(scratch) != out.sha.hexdigest():

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gentool.networks.base import Network
     from gentool.networks.classifier import Classifier
     from gentool.networks.config import NetworkConfig, ResNet
+    from gentool.networks.generator import Generator
+    from gentool.networks.generator_config import GeneratorConfig
 
 _BUILDERS: Registry[Callable[..., Network]] = Registry(
     "network",
@@ -25,6 +27,15 @@ _BUILDERS: Registry[Callable[..., Network]] = Registry(
         "adm-unet": "gentool.networks.adm:adm_unet",
         "dit": "gentool.networks.dit:DiT",
         "film-mlp": "gentool.networks.mlp:FilmMLP",
+    },
+)
+
+_GENERATORS: Registry[Callable[..., Generator]] = Registry(
+    "generator",
+    {
+        "dcgan": "gentool.networks.generator:Dcgan",
+        "biggan": "gentool.networks.generator:Biggan",
+        "mlp": "gentool.networks.generator:Mlp",
     },
 )
 
@@ -61,6 +72,15 @@ def build_classifier(config: ResNet, in_channels: int, classes: int) -> Classifi
     from gentool.networks.classifier import Classifier
 
     return Classifier(config, in_channels, classes)
+
+
+def build_generator(config: GeneratorConfig, channels: int, size: int, classes: int = 0) -> Generator:
+    """The one-shot generator of a config: latent and label to (channels, size, size) images in [-1, 1].
+
+    Raises:
+        UserError: the network cannot make images of this size.
+    """
+    return _GENERATORS.get(config.name)(config, channels, size, classes)
 
 
 def summary(module: nn.Module) -> Summary:

@@ -33,10 +33,11 @@ def recipe_schema(name: str) -> type[Recipe]:
     Raises:
         UserError: for an unknown family.
     """
-    from pydantic import Field, create_model
+    from pydantic import Field, create_model, model_validator
 
     from gentool.data.config import CONFIGS
     from gentool.families.names import CheckedEvaluate, CheckedSample
+    from gentool.families.private import check_privacy
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
@@ -46,6 +47,7 @@ def recipe_schema(name: str) -> type[Recipe]:
         f"{family.recipe.__name__}OnData",
         __base__=family.recipe,
         __doc__=family.summary,
+        __validators__={"check_privacy": model_validator(mode="after")(check_privacy)},
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
         sample=(CheckedSample, Field(CheckedSample(), description=shared["sample"].description)),

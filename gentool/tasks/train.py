@@ -255,10 +255,9 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
 
 def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
     """model.safetensors: the averaged weights where there are any."""
-    tensors = module.model.state_dict() if module.ema is None else module.ema.model_state()
     save_weights(
         run.weights,
-        tensors,
+        module.released_state(),
         {
             "family": resolved.recipe.family,
             "recipe": resolved.name,

@@ -117,6 +117,10 @@ class GenModule(LightningModule):
         """
         raise UserError(f"the family {self.recipe.family} has no exact likelihood")
 
+    def released_state(self) -> dict[str, Tensor]:
+        """What model.safetensors holds: the state of `model`, its weights averaged where there is an average."""
+        return self.model.state_dict() if self.ema is None else self.ema.model_state()
+
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
         return []

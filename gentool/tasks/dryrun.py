@@ -84,7 +84,8 @@ def privacy_plan(recipe: Recipe) -> Plan | None:
     if recipe.privacy is None:
         return None
     records = recipe.data.public_records()
-    return plan(recipe.privacy, recipe.data.batch_size, recipe.trainer.max_steps, records)
+    size, steps = recipe.data.batch_size, recipe.trainer.max_steps
+    return plan(recipe.privacy, size, steps, records, private_step=recipe.private_step)
 
 
 def _parts(module: nn.Module) -> nn.Module:

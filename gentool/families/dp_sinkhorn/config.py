@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -111,6 +112,17 @@ class DpSinkhornRecipe(Recipe):
     def redrawn(self) -> int:
         """Images n' = floor(n p) drawn besides, for the second term."""
         return int(self.generated * self.model.debias + 1e-9)  # 0.29 * 100 is 28.999...
+
+    @property
+    def private_step(self) -> tuple[str, float]:
+        """The gradient as `mechanism` clips it: in a ball of radius C, whose diameter 2 C one record may cross.
+
+        Rows clipped one by one lie in a product of n balls, of diameter 2 C sqrt(n).
+        """
+        bound = self.privacy.max_grad_norm if self.privacy else math.inf
+        if self.model.perturb == "parameters":
+            return "generator-gradient", 2 * bound
+        return "image-gradient", 2 * bound * (math.sqrt(self.generated) if self.model.clip == "row" else 1)
 
 
 FAMILY = Family(

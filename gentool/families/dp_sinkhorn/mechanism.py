@@ -9,7 +9,6 @@ of diameter 2 C sqrt(n). The number of rows is fixed beforehand: released, it sa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -19,11 +18,6 @@ from torch import Tensor
 Clip = Literal["tensor", "row"]
 Normal = Callable[[Sequence[int]], Tensor]
 """Draws independent N(0, 1) of a shape, in secret."""
-
-
-def sensitivity(bound: float, clip: Clip, rows: int) -> float:
-    """How far one record can move the clipped gradient of `rows` images, in L2."""
-    return 2 * bound * (math.sqrt(rows) if clip == "row" else 1.0)
 
 
 def clipped(gradient: Tensor, bound: float, clip: Clip = "tensor") -> Tensor:
@@ -47,7 +41,7 @@ def release(gradient: Tensor, rows: int, bound: float, clip: Clip, std: float, n
             The rest depend on generated images alone: they need no noise, and are clipped to the same bound so
             that both parts of the loss keep their proportion.
         bound: C > 0.
-        std: standard deviation of the noise, multiplier x sensitivity.
+        std: standard deviation of the noise: multiplier x sensitivity (`DpSinkhornRecipe.private_step`).
     """
     private, public = gradient[:rows], gradient[rows:]
     noisy = clipped(private, bound, clip) + std * normal(private.shape).to(private)

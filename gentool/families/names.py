@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationInfo, create_model, field_validator
 
 from gentool.diffusion.guidance import catalog as guidance
 from gentool.diffusion.solvers.catalog import GRIDS, SOLVERS
@@ -47,6 +47,15 @@ class CheckedSample(Sample):
         with _as_value_error():
             guidance.check(rules)
         return rules
+
+
+def checked_sample(block: type[Sample]) -> type[CheckedSample]:
+    """`CheckedSample` with the keys and defaults of a family's own block."""
+    if block is Sample:
+        return CheckedSample
+    bases: Any = (block, CheckedSample)
+    made: type[CheckedSample] = create_model(f"Checked{block.__name__}", __base__=bases)
+    return made
 
 
 class CheckedEvaluate(Evaluate):

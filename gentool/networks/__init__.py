@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from gentool.networks.base import Network
     from gentool.networks.classifier import Classifier
     from gentool.networks.config import NetworkConfig, ResNet
-    from gentool.networks.generator import Generator
-    from gentool.networks.generator_config import GeneratorConfig
+    from gentool.networks.oneshot import Generator
+    from gentool.networks.oneshot_config import GeneratorConfig
 
 _BUILDERS: Registry[Callable[..., Network]] = Registry(
     "network",
@@ -33,9 +33,9 @@ _BUILDERS: Registry[Callable[..., Network]] = Registry(
 _GENERATORS: Registry[Callable[..., Generator]] = Registry(
     "generator",
     {
-        "dcgan": "gentool.networks.generator:Dcgan",
-        "biggan": "gentool.networks.generator:Biggan",
-        "mlp": "gentool.networks.generator:Mlp",
+        "dcgan": "gentool.networks.oneshot:Dcgan",
+        "biggan": "gentool.networks.oneshot:Biggan",
+        "mlp": "gentool.networks.oneshot:Mlp",
     },
 )
 
@@ -74,7 +74,7 @@ def build_classifier(config: ResNet, in_channels: int, classes: int) -> Classifi
     return Classifier(config, in_channels, classes)
 
 
-def build_generator(config: GeneratorConfig, channels: int, size: int, classes: int = 0) -> Generator:
+def build_oneshot(config: GeneratorConfig, channels: int, size: int, classes: int = 0) -> Generator:
     """The one-shot generator of a config: latent and label to (channels, size, size) images in [-1, 1].
 
     Raises:

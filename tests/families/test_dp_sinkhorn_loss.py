@@ -42,7 +42,9 @@ def test_no_debiasing_compares_the_batch_with_itself_and_full_debiasing_with_ano
     assert float(biased(x[:5], y, 4)) == pytest.approx(2 * w(x[:4], y) - w(x[:4], x[1:5]))
 
 
-@pytest.mark.parametrize(("n", "debias", "redrawn"), [(50, 0.2, 10), (100, 0.29, 29), (9, 0.4, 3), (7, 1, 7), (9, 0, 0)])
+@pytest.mark.parametrize(
+    ("n", "debias", "redrawn"), [(50, 0.2, 10), (100, 0.29, 29), (9, 0.4, 3), (7, 1, 7), (9, 0, 0)]
+)
 def test_a_share_p_is_redrawn_rounded_down(n: int, debias: float, redrawn: int) -> None:
     recipe = DpSinkhornRecipe.model_construct(model=DpSinkhornModel(generated=n, debias=float(debias)))
     assert recipe.redrawn == redrawn
@@ -78,7 +80,9 @@ def test_labels_keep_transport_within_the_class() -> None:
     for label, direction in ((torch.tensor([0, 1]), 1), (torch.tensor([1, 0]), -1)):
         leaf = x.clone().requires_grad_()
         real = of.points(y, torch.tensor([0, 1]))
-        (found,) = torch.autograd.grad(2 * transport(of.points(leaf, label), real, of.cost, of.annealing), leaf)
+        (found,) = torch.autograd.grad(
+            2 * transport(of.points(leaf, label), real, of.cost, of.annealing), leaf
+        )
         assert torch.equal(-found.flatten().sign(), direction * torch.tensor([1.0, -1.0]))
 
 

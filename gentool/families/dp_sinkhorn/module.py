@@ -14,7 +14,7 @@ from gentool.data import Batch, DataSpec, to_model
 from gentool.errors import UserError
 from gentool.families.dp_sinkhorn.config import DpSinkhornRecipe
 from gentool.families.dp_sinkhorn.loss import SemiDebiased
-from gentool.networks.generator import Generator, measure_statistics
+from gentool.networks.oneshot import Generator, measure_statistics
 from gentool.noise import mix
 from gentool.recipes.schema import Sample
 from gentool.training.module import GenModule
@@ -22,6 +22,8 @@ from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 STATISTICS = (20, 256)
 """Batches, and latents in each, that BatchNorm's statistics for sampling are measured on."""
+
+THRESHOLD = "threshold_background"
 
 
 class DpSinkhornModule(GenModule):
@@ -47,7 +49,7 @@ class DpSinkhornModule(GenModule):
             raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
         self.automatic_optimization = False
         self.classes = spec.classes if config.conditional else 0
-        self.model = networks.build_generator(config.network, spec.shape[0], spec.shape[1], self.classes)
+        self.model = networks.build_oneshot(config.network, spec.shape[0], spec.shape[1], self.classes)
         self.loss = SemiDebiased(config, self.classes)
 
     def prepare_training(self) -> None:
@@ -123,12 +125,14 @@ class DpSinkhornModule(GenModule):
         """One call of the generator per sample; z = Phi(normal noise), so that sample i is always the same."""
         z = torch.special.ndtr(request.noise((self.model.latent,)).normal("prior"))
         x = self.model(z, request.labels if self.classes else None)
+        if getattr(request.settings, THRESHOLD, False):
+            x = torch.where(x < 0, -1.0, x)
         return Drawn(x.float(), nfe=1.0, manifest={"latent": self.model.latent})
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         if guide is not None:
             raise UserError("--classifier: a one-shot generator has no steps to guide")
-        given = settings.model_dump(exclude={"count", "batch_size"}, exclude_defaults=True)
+        given = settings.model_dump(exclude={"count", "batch_size", THRESHOLD}, exclude_defaults=True)
         for key, value in given.items():
             raise UserError(
                 f"a one-shot generator makes an image in one call and would ignore {value!r}", f"sample.{key}"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gentool import networks
 from gentool.errors import UserError
-from gentool.networks import generator_config as blocks
-from gentool.networks.generator import Generator, measure_statistics
+from gentool.networks import oneshot_config as blocks
+from gentool.networks.oneshot import Generator, measure_statistics
 
 CONFIGS = {
     block.model_fields["name"].default: block
@@ -26,7 +26,7 @@ SMALL = {
 
 def make(name: str, classes: int = 3, size: int = 8) -> Generator:
     torch.manual_seed(0)
-    return networks.build_generator(CONFIGS[name](**SMALL[name]), 2, size, classes)
+    return networks.build_oneshot(CONFIGS[name](**SMALL[name]), 2, size, classes)
 
 
 def inputs(count: int, latent: int = 4, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def test_every_block_of_the_schema_is_built_and_tested() -> None:
 def test_parameters_of_the_papers_networks(
     config: typing.Any, shape: tuple[int, int], classes: int, parameters: int
 ) -> None:
-    assert networks.summary(networks.build_generator(config, *shape, classes))["total"] == parameters
+    assert networks.summary(networks.build_oneshot(config, *shape, classes))["total"] == parameters
 
 
 @pytest.mark.parametrize("classes", [0, 3])

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gentool.errors import UserError
-from gentool.networks import generator_config as configs
+from gentool.networks import oneshot_config as configs
 
 
 class Generator(nn.Module, ABC):

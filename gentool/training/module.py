@@ -90,6 +90,10 @@ class GenModule(LightningModule):
         `guide` is the classifier that the request will bring.
         """
 
+    def solver_name(self, settings: Sample) -> str:
+        """What draws the samples, as results and file names tell it."""
+        return settings.solver
+
     def guide(self) -> Guide:
         """This model as the classifier of classifier guidance.
 

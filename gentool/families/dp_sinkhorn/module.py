@@ -139,5 +139,8 @@ class DpSinkhornModule(GenModule):
             )
         return []
 
+    def solver_name(self, settings: Sample) -> str:
+        return "one-shot"
+
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model]

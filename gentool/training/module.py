@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
+Examples = dict[str, Tensor]
+"""A batch with all its randomness drawn: tensors (B, ...), row i of each belonging to example i alone."""
+
+
 class GenModule(LightningModule):
     """Base of every family's module.
 
     A family sets `self.model`: the network or networks that sampling needs (EMA follows them, model.safetensors
-    holds them), and writes `per_example_loss` and `draw`. A family with several optimisers overrides
+    holds them), and writes `examples`, `losses` and `draw`. A family with several optimisers overrides
     `configure_optimizers` and `training_step` (Lightning's manual optimisation).
 
     Attributes:
@@ -64,8 +68,15 @@ class GenModule(LightningModule):
     def assume_data(self) -> None:
         """Stands in for `fit_to_data` where there are no data to measure (a dry run)."""
 
-    def per_example_loss(self, batch: Batch) -> Tensor:
-        """(B,) losses whose mean is minimised; randomness comes from `self.rng` alone."""
+    def examples(self, batch: Batch) -> Examples:
+        """The batch as `losses` takes it; all randomness of the loss is drawn here, from `self.rng` alone."""
+        raise NotImplementedError(f"{type(self).__name__} trains by a step of its own")
+
+    def losses(self, examples: Examples) -> Tensor:
+        """(B,) losses whose mean is minimised: a pure function of the weights and, row by row, of the examples.
+
+        So it passes through `torch.func.vmap` and `grad`, and one example's gradient depends on that example alone.
+        """
         raise NotImplementedError(f"{type(self).__name__} trains by a step of its own")
 
     @abstractmethod
@@ -111,6 +122,10 @@ class GenModule(LightningModule):
         return []
 
     # What a family uses
+
+    def per_example_loss(self, batch: Batch) -> Tensor:
+        """(B,) losses of a batch."""
+        return self.losses(self.examples(batch))
 
     @property
     def world(self) -> int:

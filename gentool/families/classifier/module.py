@@ -21,7 +21,7 @@ from gentool.networks.classifier import Classifier
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training.fitting import model_batches
-from gentool.training.module import GenModule
+from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Guide, SampleRequest
 
 LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -93,17 +93,21 @@ class ClassifierModule(GenModule):
         if self.model.precond is not None:
             self.model.precond.set_sigma_data(0.5)
 
-    def per_example_loss(self, batch: Batch) -> Tensor:
-        """(B,) cross-entropies in nats."""
+    def examples(self, batch: Batch) -> Examples:
+        """Pictures after augmentation, noisy ones with their noise level, and labels."""
         x = self.moved(to_model(batch.x))
-        sigma = None
-        if self.model.precond is not None:
-            sigma = self.times(self._uniform(len(x), 1, self.stratified).squeeze(1)).to(x)
-            noise = self.global_draw(
-                len(x), lambda n: torch.randn(n, *x.shape[1:], generator=self.rng, device=self.device)
-            )
-            x = x + per_sample(sigma, x) * noise
-        return F.cross_entropy(self.model(x, sigma), batch.label, reduction="none")
+        if self.model.precond is None:
+            return {"x": x, "label": batch.label}
+        sigma = self.times(self._uniform(len(x), 1, self.stratified).squeeze(1)).to(x)
+        noise = self.global_draw(
+            len(x), lambda n: torch.randn(n, *x.shape[1:], generator=self.rng, device=self.device)
+        )
+        return {"x": x + per_sample(sigma, x) * noise, "sigma": sigma, "label": batch.label}
+
+    def losses(self, examples: Examples) -> Tensor:
+        """(B,) cross-entropies in nats."""
+        logits = self.model(examples["x"], examples.get("sigma"))
+        return F.cross_entropy(logits, examples["label"], reduction="none")
 
     def moved(self, x: Tensor) -> Tensor:
         """The pictures after the recipe's mirroring and shifts."""

@@ -1,0 +1,128 @@
+"""What every family of one denoiser shares: its network, its loss, its samples (EDM, arXiv 2206.00364, eq. 2-8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentool import networks
+from gentool.data import Batch, DataSpec, to_model
+from gentool.diffusion import loss as losses
+from gentool.diffusion import precond as preconds
+from gentool.diffusion import processes
+from gentool.diffusion.denoiser import Denoiser
+from gentool.errors import UserError
+from gentool.networks.augment import LABELS, augment
+from gentool.recipes.schema import Sample
+from gentool.training import drawing
+from gentool.training.denoising_config import DenoisingRecipe
+from gentool.training.fitting import model_batches
+from gentool.training.module import Examples, GenModule
+from gentool.training.sampling import Drawn, Guide, SampleRequest
+
+
+class DenoisingModule(GenModule):
+    """Any process, preconditioning, law of noise levels, weight and network of the shared floor.
+
+    A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs.
+    """
+
+    recipe: DenoisingRecipe
+    model: Denoiser
+
+    def __init__(self, recipe: DenoisingRecipe, spec: DataSpec) -> None:
+        super().__init__(recipe, spec)
+        config = recipe.model
+        if config.conditional and spec.classes == 0:
+            raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
+        if (config.augment or config.flip) and spec.kind != "image":
+            raise UserError(
+                f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
+            )
+        self.classes = spec.classes if config.conditional else 0
+        process = processes.build(config.process)
+        precond = preconds.build(config.chosen_precond, process)
+        self.model = Denoiser(self.build_network(precond.out_factor), precond, process)
+        self.loss = losses.build(config, self.model)
+
+    def build_network(self, out_factor: int) -> networks.Network:
+        channels, size = network_shape(self.spec)
+        config = self.recipe.model.network
+        if self.recipe.model.augment:  # the network is told what was done to its input
+            config = config.model_copy(update={"augment": LABELS})
+        return networks.build(config, channels, channels * out_factor, size, self.classes)
+
+    def fit_to_data(self, dataset: Any) -> None:
+        if self.model.precond.unmeasured:
+            self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
+
+    def assume_data(self) -> None:
+        if self.model.precond.unmeasured:
+            self.model.precond.set_sigma_data(0.5)
+
+    def examples(self, batch: Batch) -> Examples:
+        """Pictures after augmentation, labels after dropping, and the loss's draws."""
+        x0, config = to_model(batch.x), self.recipe.model
+        found: Examples = {}
+        label = self.training_labels(batch.label)
+        if label is not None:
+            found["label"] = label
+        if config.augment:
+            x0, found["augment"] = augment(x0, self.host_rng, config.augment)
+        elif config.flip:
+            mirrored = (
+                self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+                < 0.5
+            )
+            x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
+        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
+        found["u"], found["noise"] = (self.own_rows(v) for v in draws)
+        return {"x0": x0, **found}
+
+    def losses(self, examples: Examples) -> Tensor:
+        return self.loss(
+            self.model,
+            examples["x0"],
+            examples.get("label"),
+            examples.get("augment"),
+            examples["u"],
+            examples["noise"],
+        )
+
+    def training_labels(self, label: Tensor) -> Tensor | None:
+        """Labels with a share of them replaced by the null label, sample by sample."""
+        if self.classes == 0:
+            return None
+        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        return torch.where(drop < self.recipe.model.label_dropout, self.classes, label)
+
+    def draw(self, request: SampleRequest) -> Drawn:
+        return drawing.draw(self.model, request, self.sampling_traits())
+
+    def sampling_traits(self) -> drawing.Traits:
+        return drawing.Traits(
+            shape=self.spec.shape,
+            classes=self.classes,
+            label_dropout=self.recipe.model.label_dropout if self.classes else 0.0,
+            images=self.spec.kind == "image",
+        )
+
+    def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
+        return drawing.check(settings, self.model, self.sampling_traits(), guide)
+
+    def likelihood_model(self) -> Denoiser:
+        return self.model
+
+    def compiled_parts(self) -> list[torch.nn.Module]:
+        return [self.model.network]
+
+
+def network_shape(spec: DataSpec) -> tuple[int, tuple[int, ...]]:
+    """(channels, spatial size) as `networks.build` takes them."""
+    if spec.kind == "image":
+        return spec.shape[0], tuple(spec.shape[1:])
+    if spec.kind == "vector":
+        return 1, tuple(spec.shape)
+    raise UserError(f"a denoiser of this family models images and vectors, not {spec.kind} data")

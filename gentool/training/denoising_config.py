@@ -1,0 +1,25 @@
+"""Recipe of a denoiser: any process, preconditioning, loss and network of the shared floor."""
+
+from __future__ import annotations
+
+from gentool.diffusion.config import DiffusionConfig
+from gentool.networks.config import NetworkConfig
+from gentool.recipes.schema import Fraction, Recipe
+
+
+class DenoisingModel(DiffusionConfig):
+    network: NetworkConfig
+    """The network inside the preconditioning."""
+    conditional: bool = False
+    """Whether the network sees class labels."""
+    label_dropout: Fraction = 0.1
+    """Share of examples trained without their label, so that guidance has an unconditional branch."""
+    flip: bool = False
+    """Mirror half of the training pictures left to right."""
+    augment: Fraction = 0.0
+    """Probability of each of EDM's non-leaky augmentations, which the network is told of (0: none)."""
+
+
+class DenoisingRecipe(Recipe):
+    model: DenoisingModel
+    """The network and the process."""

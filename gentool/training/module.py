@@ -24,7 +24,7 @@ from gentool.training.ema import Ema
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
     from gentool.diffusion.denoiser import Denoiser
-    from gentool.training.private.step import PrivateStep
+    from gentool.training.private.step import PrivateStep, SecretStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -44,6 +44,8 @@ class GenModule(LightningModule):
         averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
             `losses` averages (noise multiplicity).
         draws: how many; above 1 in private training alone.
+        own_private_step: whether `training_step` is private by a mechanism of its own: it bounds and noises what
+            the recipe's `private_step` says, as `private` (then an `OwnStep`) has it.
         private: the step of private training, while it is trained so.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
@@ -54,6 +56,7 @@ class GenModule(LightningModule):
 
     draws_samples: ClassVar[bool] = True
     averages_draws: ClassVar[bool] = False
+    own_private_step: ClassVar[bool] = False
     model: nn.Module
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
@@ -66,7 +69,7 @@ class GenModule(LightningModule):
         self.host_rng = torch.Generator()
         self.ema: Ema | None = None
         self.draws = 1 if recipe.privacy is None else recipe.privacy.noise_multiplicity
-        self.private: PrivateStep | None = None
+        self.private: SecretStep | None = None
         self.automatic_optimization = recipe.privacy is None
         self._first_micro = 0
 
@@ -198,7 +201,7 @@ class GenModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.private is not None:
-            return self._private_step(self.private, batch)
+            return self._private_step(cast("PrivateStep", self.private), batch)
         return self.per_example_loss(batch).mean()
 
     def _private_step(self, private: PrivateStep, batch: Batch) -> Tensor:

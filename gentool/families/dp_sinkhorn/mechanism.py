@@ -9,15 +9,12 @@ of diameter 2 C sqrt(n). The number of rows is fixed beforehand: released, it sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Clip = Literal["tensor", "row"]
-Normal = Callable[[Sequence[int]], Tensor]
-"""Draws independent N(0, 1) of a shape, in secret."""
 
 
 def clipped(gradient: Tensor, bound: float, clip: Clip = "tensor") -> Tensor:
@@ -32,17 +29,16 @@ def clipped(gradient: Tensor, bound: float, clip: Clip = "tensor") -> Tensor:
     return (flat * (bound / (norm + 1e-6)).clamp(max=1).to(flat.dtype)).view_as(gradient)
 
 
-def release(gradient: Tensor, rows: int, bound: float, clip: Clip, std: float, normal: Normal) -> Tensor:
+def release(gradient: Tensor, noise: Tensor, bound: float, clip: Clip = "tensor") -> Tensor:
     """The images' gradient as the generator may see it.
 
     Args:
         gradient: (n + n', ...) of the loss with respect to the generated images.
-        rows: n, the first rows, which depend on real images: clipped, and N(0, std^2) added to every entry.
-            The rest depend on generated images alone: they need no noise, and are clipped to the same bound so
+        noise: (n, ...) for the first n rows, which depend on real images: they are clipped, and it is added. The
+            other rows depend on generated images alone: they need no noise, and are clipped to the same bound so
             that both parts of the loss keep their proportion.
         bound: C > 0.
-        std: standard deviation of the noise: multiplier x sensitivity (`DpSinkhornRecipe.private_step`).
     """
-    private, public = gradient[:rows], gradient[rows:]
-    noisy = clipped(private, bound, clip) + std * normal(private.shape).to(private)
+    private, public = gradient[: len(noise)], gradient[len(noise) :]
+    noisy = clipped(private, bound, clip) + noise.to(gradient)
     return torch.cat([noisy, clipped(public, bound, clip)]) if len(public) else noisy

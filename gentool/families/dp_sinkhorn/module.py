@@ -14,6 +14,7 @@ from gentool.data import Batch, DataSpec, to_model
 from gentool.errors import UserError
 from gentool.families.dp_sinkhorn.config import DpSinkhornRecipe
 from gentool.families.dp_sinkhorn.loss import SemiDebiased
+from gentool.families.dp_sinkhorn.mechanism import release
 from gentool.networks.oneshot import Generator, measure_statistics
 from gentool.noise import mix
 from gentool.recipes.schema import Sample
@@ -33,6 +34,7 @@ class DpSinkhornModule(GenModule):
     makes the whole step private, and BatchNorm in the generator is sound: it sees latents only.
     """
 
+    own_private_step = True
     recipe: DpSinkhornRecipe
     model: Generator
 
@@ -69,6 +71,8 @@ class DpSinkhornModule(GenModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.private is not None:
+            self.private.before(self.step)
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         loss = self.fill_gradients(batch)
@@ -98,8 +102,29 @@ class DpSinkhornModule(GenModule):
             real = self.loss.points(to_model(batch.x).float(), batch.label if self.classes else None)
             loss = self.loss(self.loss.points(leaf, label), real, n)
             (gradient,) = torch.autograd.grad(loss, leaf)
+        if self.recipe.model.perturb == "images":
+            gradient = self.released(gradient, n)
         images.backward(gradient.to(images.dtype))
+        if self.recipe.model.perturb == "parameters":
+            self._release_parameters()
         return loss.detach().float()
+
+    def released(self, gradient: Tensor, rows: int) -> Tensor:
+        """The gradient after the private step's clipping and noise; itself in training without."""
+        private, privacy = self.private, self.recipe.privacy
+        if private is None or privacy is None or private.std is None:
+            return gradient
+        shape = gradient[:rows].shape
+        noise = private.std * private.normal(self.step, shape.numel(), gradient.device).view(shape)
+        return release(gradient, noise, privacy.max_grad_norm, self.recipe.model.clip)
+
+    def _release_parameters(self) -> None:
+        """The ablation: the weights' gradient as one tensor, as it stands in `.grad`."""
+        weights = [w for w in self.model.parameters() if w.grad is not None]
+        flat = torch.cat([w.grad.flatten() for w in weights if w.grad is not None])
+        parts = self.released(flat, len(flat)).split([w.numel() for w in weights])
+        for weight, part in zip(weights, parts, strict=True):
+            weight.grad = part.view_as(weight)
 
     def latents(self, count: int) -> tuple[Tensor, Tensor | None]:
         """Uniform latents and, where there are classes, uniform labels: how often classes are is private."""

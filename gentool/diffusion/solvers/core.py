@@ -189,7 +189,9 @@ class BrownianClock:
         start, span = math.log(finite[0]), math.log(finite[-1]) - math.log(finite[0])
         exact = [(math.log(s) - start) / span if span else 0.0 for s in finite]
         steps = [b - a for a, b in pairwise(exact)]
-        inner = [simplest(at - min(gaps) / 6, at + min(gaps) / 6) for at, gaps in zip(exact[1:], pairwise(steps))]
+        inner = [
+            simplest(at - min(gaps) / 6, at + min(gaps) / 6) for at, gaps in zip(exact[1:], pairwise(steps))
+        ]
         self._places = dict(zip(finite, (0.0, *inner, 1.0)))
 
     def __call__(self, noise: Noise, sigma_s: float, sigma_t: float) -> Tensor:

@@ -121,7 +121,6 @@ def draw(module: EdmModule, solver: str, steps: int, device: torch.device, grid:
 def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
     """Time outside the network for every solver of the catalogue: medians over the rounds."""
     from gentool.diffusion.solvers.catalog import SOLVERS
-
     from gentool.tasks.sample import ready
 
     module = ready(build(scale, "edm", device))

@@ -189,7 +189,8 @@ def study(chosen: list[Case], seed: int) -> Result:
                 f"{case.label}: a training step is at most 5 % slower than a bare torch loop's",
                 "",
                 f"{found.ratio:.3f} times ({found.ours * 1e3:.2f} ms against {found.theirs * 1e3:.2f} ms; "
-                f"runs {found.low:.3f} to {found.high:.3f}); {fused.ratio:.3f} times one with a fused optimiser, as ours",
+                f"runs {found.low:.3f} to {found.high:.3f}); "
+                f"{fused.ratio:.3f} times one with a fused optimiser, as ours",
                 "a plain torch loop with torch.optim.AdamW: same network, loss, EMA and data, alternating",
                 found.ratio <= 1.05,
                 f"against the fused loop, {extra:.2f} ms more: Lightning's loop, generators keyed by the step, "

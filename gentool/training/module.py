@@ -188,7 +188,9 @@ class GenModule(LightningModule):
             self.ema.update(self.model, self.step, batch_size)
 
     def configure_optimizers(self) -> Any:
-        return build_optimizer(self.recipe.optimizer, self.parameters())
+        # a gradient scaler and clipping want to unscale between the backward pass and the step
+        fused = self.recipe.trainer.precision != "16-mixed"
+        return build_optimizer(self.recipe.optimizer, self.parameters(), fused=fused)
 
     def lr_schedules(self) -> list[LrSchedule]:
         """One for each optimiser, in the order of `configure_optimizers`."""
@@ -213,10 +215,16 @@ class LrSchedule:
         return c.lr
 
 
-def build_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch's optimiser for a recipe block, over the parameters that ask for a gradient."""
+def build_optimizer(
+    config: Optimizer, parameters: Iterable[nn.Parameter], *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """torch's optimiser for a recipe block, over the parameters that ask for a gradient.
+
+    Args:
+        fused: Adam in one pass over memory: several times faster than torch's default on a CPU, and no slower on a GPU.
+    """
     trainable = [p for p in parameters if p.requires_grad]
     if config.name == "sgd":
         return torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return cls(trainable, config.lr, config.betas, config.eps, config.weight_decay, foreach=True)
+    return cls(trainable, config.lr, config.betas, config.eps, config.weight_decay, fused=fused)

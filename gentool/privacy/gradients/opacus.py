@@ -39,12 +39,18 @@ class Opacus(Engine):
 
     def part(self, examples: Examples, clip: float) -> ClippedSum:
         count = records(examples)
+        owners = [m for m in self.module.modules() if any(p.requires_grad for p in m.parameters(False))]
+        modes = [m.training for m in owners]
         self._hooked.enable_hooks()
         try:
+            for owner in owners:  # the hooks of a layer that is not in training do nothing
+                owner.training = True
             losses = self._hooked(examples)
             losses.sum().backward()
             gradients = [self._taken(name, count) for name in self.parameters]
         finally:
+            for owner, mode in zip(owners, modes, strict=True):
+                owner.training = mode
             self._hooked.disable_hooks()
             self._hooked.zero_grad(set_to_none=True)
         total, norms = weighted_sum(gradients, clip)

@@ -107,8 +107,9 @@ class Rows:
 class Tape:
     """What one backward pass over B = `records` records leaves of each parameter, by its name."""
 
-    def __init__(self, records: int) -> None:
+    def __init__(self, records: int, device: torch.device) -> None:
         self.records = records
+        self.device = device
         self._kept: dict[str, Kept] = {}
 
     def fold(self, rows: Tensor, where: str) -> Tensor:
@@ -126,7 +127,7 @@ class Tape:
 
     def matrix(self, name: str, left: Tensor, right: Tensor) -> None:
         """Adds sum_t left_t right_t^T of left (n, ..., p) and right (n, ..., D), kept in the cheaper way."""
-        left, right = (self.fold(v, name).flatten(1, -2).to(work_dtype(v)) for v in (left, right))
+        left, right = (self.fold(v.detach(), name).flatten(1, -2).to(work_dtype(v)) for v in (left, right))
         outer = Outer(left, right)
         terms, rows, columns = left.shape[1], left.shape[2], right.shape[2]
         # Gram matrices take T^2 (p + D) products in float64, at half the speed; the gradients T p D.
@@ -143,7 +144,7 @@ class Tape:
         if missing:
             raise NoRuleError(f"no gradient reached {', '.join(missing)}")
         kept = [self._kept[name] for name in names]
-        with exact_products():
+        with exact_products(self.device):
             norms = torch.stack([k.squares() for k in kept]).sum(0).sqrt()
             bad = ~norms.isfinite()
             if bool(bad.any()):  # 0 times infinity is no number

@@ -9,6 +9,7 @@ taken, when the loop has really stopped.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -85,7 +86,13 @@ class Ledger:
         path = Path(path)
         ledger = cls(Journal.open(path) if path.is_file() else Journal(path))
         if not ledger._journal.records:
-            words = {"unit": statement.UNIT, "adjacency": statement.ADJACENCY, "noise": statement.NOISE}
+            # Runs by one recipe would else have the same ledger, and copies of one run could not be told from them.
+            words = {
+                "id": secrets.token_hex(8),
+                "unit": statement.UNIT,
+                "adjacency": statement.ADJACENCY,
+                "noise": statement.NOISE,
+            }
             ledger._write({"ledger": FORMAT, **words, **(header or {})})
         return ledger
 
@@ -97,6 +104,11 @@ class Ledger:
     def holds(self, head: str) -> bool:
         """Whether the ledger goes on from the state that had this `head`."""
         return self._journal.holds(head)
+
+    @property
+    def id(self) -> str:
+        """Of the run: copies of its folder share it."""
+        return str(self.header["id"])
 
     @property
     def plan(self) -> Plan | None:
@@ -196,7 +208,7 @@ class Ledger:
         if first:
             if record["ledger"] != FORMAT:
                 raise ValueError(f"format {record['ledger']!r}; this gentool reads {FORMAT}")
-            self.header = {key: value for key, value in record.items() if key != "ledger"}
+            self.header = {"id": record["id"], **record}
         elif "plan" in record:
             self.plans.append(Plan.read(record["plan"]))
         elif "reserve" in record:

@@ -225,7 +225,8 @@ def test_without_a_ledger_nothing_is_known(tmp_path: Path) -> None:
     [
         ({"ledger": 2}, "format 2"),
         ({"reserve": {}}, "one header"),
-        ({"ledger": 1, "x": 1}, None),
+        ({"ledger": 1}, "'id'"),
+        ({"ledger": 1, "id": "x"}, None),
     ],
 )
 def test_a_file_that_is_no_ledger_is_told(

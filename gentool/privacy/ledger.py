@@ -69,12 +69,15 @@ class Ledger:
         """The ledger of a run that was trained.
 
         Raises:
-            UserError: there is none. CorruptError: a line of it is not as it was written.
+            UserError: there is none, or nothing in it. CorruptError: a line of it is not as it was written.
         """
         path = Path(path)
         if not path.is_file():
             raise UserError("there is no ledger: what was spent on the data is not known", str(path))
-        return cls(Journal.open(path))
+        journal = Journal.open(path)
+        if not journal.records:
+            raise UserError("the ledger is empty: what was spent on the data is not known", str(path))
+        return cls(journal)
 
     @classmethod
     def start(cls, path: Path | str, header: Mapping[str, Any] | None = None) -> Ledger:
@@ -174,6 +177,16 @@ class Ledger:
         """Steps of the last stretch of each killed (or still running) process: some may not have been taken."""
         last = {one.life: one.count for one in self.stretches if one.life and one.life not in self._settled}
         return sum(last.values())
+
+    @property
+    def remark(self) -> str | None:
+        """Where the account may be too high, in words."""
+        if not self.unsettled:
+            return None
+        return (
+            "the run was killed, or is being trained: "
+            f"up to {self.unsettled} of its steps may not have been taken, and are counted"
+        )
 
     def not_private(self) -> str | None:
         """Why the run protects nobody, or None where it does."""

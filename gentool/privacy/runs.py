@@ -42,11 +42,8 @@ class Spending:
                 raise UserError(f"is the same run as {other}, and would be counted twice", str(folder.path))
         remarks = []
         for folder, ledger in zip(folders, ledgers):
-            if ledger.unsettled:
-                remarks.append(
-                    f"{folder.path} was killed, or is being trained: up to {ledger.unsettled} of its steps may "
-                    "not have been taken, and are counted"
-                )
+            if ledger.remark is not None:
+                remarks.append(f"{folder.path}: {ledger.remark}")
         known = {folder.read_provenance().get("data_fingerprint") for folder in folders} - {None}
         if len(known) > 1:
             remarks.append(

@@ -26,7 +26,9 @@ class Layers(Engine):
         tape = Tape(records(examples), device)
         with _Watch(tape, self.parameters):
             losses = self.losses(examples)
-        with full_precision(device):  # what was computed under autocast stays in its type, sums over it do not
+        with full_precision(
+            device
+        ):  # what was computed under autocast stays in its type, sums over it do not
             losses.sum().backward()
         stray = [name for name, p in self.parameters.items() if p.grad is not None]
         if stray:

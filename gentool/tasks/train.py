@@ -36,6 +36,7 @@ from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
+from gentool.training.private.step import PrivateStep
 from gentool.training.signals import StopFlag
 
 RUN_DIR = "GENTOOL_RUN_DIR"
@@ -237,7 +238,7 @@ def fit(
     if private is not None:
         step = private.set_up(module, trainer.strategy.root_device, rank, world, say)
         batches = step.batches(len(dataset), module.step, private.stop)
-        compiled: Sequence[Any] = (step.engine,)
+        compiled: Sequence[Any] = (step.engine,) if isinstance(step, PrivateStep) else module.compiled_parts()
     else:
         compiled = module.compiled_parts()
         batches = StepBatches(

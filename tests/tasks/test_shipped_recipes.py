@@ -49,7 +49,12 @@ PARAMETERS = {
     "dp-sinkhorn/mnist-paper": 957_969,
     "dp-sinkhorn/mnist-small": 25_777,
 }
-THINNER = {"song-unet": ("channels=16",), "adm-unet": ("channels=16", "head_channels=16", "blocks=1")}
+THINNER = {
+    "biggan": ("channels=16",),
+    "dcgan": ("channels=16",),
+    "song-unet": ("channels=16",),
+    "adm-unet": ("channels=16", "head_channels=16", "blocks=1"),
+}
 PAPER = [name for name in shipped.names() if name.endswith("-paper")]
 
 

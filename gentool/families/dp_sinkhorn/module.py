@@ -21,7 +21,7 @@ from gentool.recipes.schema import Sample
 from gentool.training.module import GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
 
-STATISTICS = (20, 256)
+STATISTICS = (4, 256)
 """Batches, and latents in each, that BatchNorm's statistics for sampling are measured on."""
 
 THRESHOLD = "threshold_background"

@@ -97,7 +97,7 @@ def plain(module: GenModule, examples: Any, optimizer: torch.optim.Optimizer) ->
 
 
 def ours(name: str, module: GenModule, examples: Any, optimizer: torch.optim.Optimizer) -> Step:
-    from gentool.privacy.gradients.catalog import ENGINES
+    from gentool.privacy.gradients.engines import ENGINES
     from gentool.privacy.plan import Plan
     from gentool.privacy.randomness import Secrets
     from gentool.training.private.step import PrivateStep

@@ -171,6 +171,7 @@ def test_a_gradient_that_is_not_a_number_is_released_as_noise() -> None:
     released = module.released(broken, 20)
     assert bool(released.isfinite().all())
     assert torch.equal(released[20:], torch.zeros(8, 1, 8, 8))
+    assert float(module.skipped) == 1
 
 
 # The plan

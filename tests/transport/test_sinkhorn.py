@@ -177,6 +177,40 @@ def test_columns_too_sum_to_their_weights_after_extra_iterations() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("l1", "blur", "exponent", "value", "of_x", "of_y"),
+    [
+        (
+            1.0,
+            0.05,
+            1.0,
+            15.5192642080,
+            [0.4311537471, 0.6059185534, -2.0421059434],
+            [-1.0571187824, -0.2664808264, -0.6771121212],
+        ),
+        (
+            0.0,
+            1.5,
+            2.0,
+            13.7409160044,
+            [-0.2931627899, -0.1372844347, -1.1906964272],
+            [-0.7323662946, 0.01588718, -0.5128573614],
+        ),
+    ],
+)
+def test_short_of_convergence_it_is_what_the_paper_trained_with(
+    l1: float, blur: float, exponent: float, value: float, of_x: list[float], of_y: list[float]
+) -> None:
+    """Value and two points' gradients as geomloss 0.2.5 gives them (SamplesLoss without debiasing, same cost)."""
+    x = (3 * torch.sin(torch.arange(12, dtype=torch.float64))).view(4, 3).requires_grad_()
+    y = (3 * torch.cos(1.7 * torch.arange(15, dtype=torch.float64))).view(5, 3).requires_grad_()
+    found = transport(x, y, MixedCost(1.0, l1), Annealing(blur, exponent))
+    gradients = torch.autograd.grad(found, (x, y))
+    assert float(found.detach()) == pytest.approx(value, abs=1e-9)
+    assert gradients[0][1].tolist() == pytest.approx(of_x, abs=1e-9)
+    assert gradients[1][2].tolist() == pytest.approx(of_y, abs=1e-9)
+
+
 @pytest.mark.parametrize("annealing", [Annealing(0.05), Annealing(5.0, 2.0)])
 def test_equal_sets_leave_no_gradient_in_the_divergence(annealing: Annealing) -> None:
     """2 W(x, y) - W(x, x) - W(y, y) with the points of x and y the same: the value is 0 and so is its gradient."""

@@ -32,6 +32,9 @@ class DpSinkhornModule(GenModule):
 
     Real images act on the weights through that gradient alone, so clipping and noising it (`mechanism.release`)
     makes the whole step private, and BatchNorm in the generator is sound: it sees latents only.
+
+    Attributes:
+        skipped: steps of private training whose gradient was not finite; nothing of it was released.
     """
 
     own_private_step = True
@@ -53,6 +56,7 @@ class DpSinkhornModule(GenModule):
         self.classes = spec.classes if config.conditional else 0
         self.model = networks.build_oneshot(config.network, spec.shape[0], spec.shape[1], self.classes)
         self.loss = SemiDebiased(config, self.classes)
+        self.skipped: Tensor | float = 0.0
 
     def prepare_training(self) -> None:
         super().prepare_training()
@@ -65,7 +69,7 @@ class DpSinkhornModule(GenModule):
     # Training
 
     def on_fit_start(self) -> None:
-        if self.world > 1:
+        if self.trainer.world_size > 1:  # `world` is of a shared batch: 1 in private training
             raise UserError(
                 "dp-sinkhorn trains on one device: its loss is of the whole batch", "trainer.devices"
             )
@@ -79,6 +83,8 @@ class DpSinkhornModule(GenModule):
         if self.recipe.trainer.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.trainer.clip_norm)
         optimizer.step()
+        if self.private is not None:  # in the run's folder, which stays private
+            self.log("skipped", self.skipped, batch_size=1)
         return loss
 
     def try_step(self, batch: Batch) -> Tensor:
@@ -114,6 +120,7 @@ class DpSinkhornModule(GenModule):
         private, privacy = self.private, self.recipe.privacy
         if private is None or privacy is None or private.std is None:
             return gradient
+        self.skipped = self.skipped + (~gradient[:rows].isfinite().all()).float()
         shape = gradient[:rows].shape
         noise = private.std * private.normal(self.step, shape.numel(), gradient.device).view(shape)
         return release(gradient, noise, privacy.max_grad_norm, self.recipe.model.clip)

@@ -15,6 +15,7 @@ from gentool.errors import UserError
 from gentool.metrics.cache import digest_of
 from gentool.metrics.features import Workshop, image_shape
 from gentool.metrics.images import Images, gather
+from gentool.networks import build_classifier
 from gentool.networks.classifier import Classifier
 from gentool.networks.config import ResNet
 
@@ -30,7 +31,7 @@ HELD_OUT = 10
 def build(shape: tuple[int, int, int], classes: int) -> Classifier:
     """The untrained network: 16 to 128 channels over four levels, fewer for images under 8 x 8."""
     levels = min(len(MULT), min(shape[1:]).bit_length())
-    return Classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape[0], classes)
+    return build_classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape, classes)
 
 
 def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:

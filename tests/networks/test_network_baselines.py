@@ -29,7 +29,9 @@ def test_sizes_are_those_of_the_papers_on_mnist(config: ClassifierConfig, parame
     assert networks.summary(networks.build_classifier(config, MNIST, 10))["total"] == parameters
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), MNIST, (3, 32, 32), (1, 18, 20), (1, 17, 28), (1, 4, 4)])
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (3, 8, 8), MNIST, (3, 32, 32), (1, 18, 20), (1, 17, 28), (1, 4, 4)]
+)
 @pytest.mark.parametrize("config", BLOCKS, ids=lambda config: config.name)
 def test_logits_of_any_size_and_colour(config: ClassifierConfig, shape: tuple[int, int, int]) -> None:
     net = networks.build_classifier(config, shape, 7).eval()
@@ -71,5 +73,5 @@ def test_per_sample_gradients_by_vmap_equal_a_loop(config: ClassifierConfig) -> 
 
 
 def test_images_too_small_for_the_cnn_are_refused() -> None:
-    with pytest.raises(UserError, match="3x8 are too small for the cnn.* 4x4; take mlp or logreg"):
+    with pytest.raises(UserError, match=r"3x8 are too small for the cnn.* 4x4; take mlp or logreg"):
         networks.build_classifier(Cnn(), (1, 3, 8), 10)

@@ -30,6 +30,14 @@ def evaluate(
     features: Annotated[
         str | None, typer.Option(metavar="NAME", help="classifier, pixels or inception.", show_default=False)
     ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="A classifier of yours as judge, instead of one trained on the reference.",
+            show_default=False,
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,6 +77,7 @@ def evaluate(
             reference=reference,
             metrics=tuple(metric or ()),
             features=features,
+            classifier=classifier,
             options=parse_pairs(option or (), "--option"),
             count=count,
             seed=seed,

@@ -132,8 +132,8 @@ PIXELS = ExtractorInfo(
 )
 CLASSIFIER = ExtractorInfo(
     "classifier",
-    "penultimate features of a classifier trained once on the reference, then cached",
-    "gentool.metrics.classifier:reference_classifier",
+    "penultimate features of a classifier trained once on the reference, then cached; or of --classifier RUN",
+    "gentool.metrics.classifier:classifier",
     frozenset({"moments", "features", "probabilities", "classes"}),
 )
 INCEPTION = ExtractorInfo(

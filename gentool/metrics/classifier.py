@@ -1,15 +1,16 @@
 """The judges' own classifier: one network and one recipe for every data set, so that figures can be compared.
 
 It serves as feature extractor (`classifier`, trained on the reference) and as the learner of `cas` (trained
-on samples).
+on samples). As extractor, a classifier that the user trained may stand in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentool.data import to_model
@@ -76,10 +77,17 @@ def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) ->
 
 
 class Judge:
-    """`Classifier` on uint8 images: logits (B, classes) of x uint8 (B, C, H, W)."""
+    """A classifier of uint8 images: calling it gives logits (B, classes) of x uint8 (B, C, H, W).
 
-    def __init__(self, model: Classifier, device: torch.device) -> None:
-        self.model = model
+    Args:
+        features: penultimate features (B, d) of images in [-1, 1].
+        output: the linear layer from features to logits.
+        device: where both are.
+    """
+
+    def __init__(self, features: Callable[[Tensor], Tensor], output: nn.Linear, device: torch.device) -> None:
+        self.features = features
+        self.output = output
         self.device = device
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -88,8 +96,8 @@ class Judge:
     @torch.inference_mode()
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes)."""
-        features = self.model.features(to_model(x.to(self.device)))
-        return features, self.model.output(features)
+        features = self.features(to_model(x.to(self.device)))
+        return features, self.output(features)
 
 
 def train_judge(images: Images, classes: int, device: torch.device) -> Judge:
@@ -99,7 +107,11 @@ def train_judge(images: Images, classes: int, device: torch.device) -> Judge:
         UserError: the set has no labels.
     """
     pixels, labels = gather(images)
-    return Judge(train(pixels, labels, classes, device), device)
+    return judge_of(train(pixels, labels, classes, device), device)
+
+
+def judge_of(model: Classifier, device: torch.device) -> Judge:
+    return Judge(model.features, model.output, device)
 
 
 def accuracy(classify: Callable[[Tensor], Tensor], images: Iterable[tuple[Tensor, Tensor | None]]) -> float:
@@ -112,23 +124,65 @@ def accuracy(classify: Callable[[Tensor], Tensor], images: Iterable[tuple[Tensor
     return right / total
 
 
-class ClassifierExtractor:
-    """Penultimate features and logits of the classifier of the reference set."""
+@dataclass(frozen=True)
+class OwnClassifier:
+    """A classifier that the user trained, in the place of the one trained on the reference.
 
-    name = "classifier"
+    Attributes:
+        judge: the classifier.
+        shape: (C, H, W) of the images it reads.
+        classes: how many it tells apart.
+        run: the run folder's name.
+        digest: SHA-256 of its weights file.
+    """
+
+    judge: Judge
+    shape: tuple[int, ...]
+    classes: int
+    run: str
+    digest: str
+
+
+class ClassifierExtractor:
+    """Penultimate features and logits of a classifier of the reference's classes."""
+
     preprocessing = "x / 127.5 - 1"
 
-    def __init__(self, judge: Judge, accuracy: float) -> None:
+    def __init__(self, judge: Judge, name: str, identity: str, note: str) -> None:
         self._judge = judge
-        self.dim = judge.model.output.in_features
+        self.name = name
+        self.dim = judge.output.in_features
         self.device = judge.device
-        self.identity = f"classifier-{VERSION} {digest_of(judge.model.state_dict())}"
-        self.accuracy = accuracy
-        self.note = f"accuracy {accuracy:.4f} on a tenth of the reference that it was not trained on"
+        self.identity = identity
+        self.note = note
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
         features, logits = self._judge.look(x)
         return features, logits if classify else None
+
+
+def classifier(reference: Images, workshop: Workshop) -> ClassifierExtractor:
+    """The user's classifier, where there is one; else that of this reference set.
+
+    Raises:
+        UserError: as `reference_classifier`, or the user's reads other images or tells other classes apart.
+    """
+    own = workshop.classifier
+    if own is None:
+        return reference_classifier(reference, workshop)
+    if (own.shape, own.classes) != (image_shape(reference, "classifier"), reference.classes):
+        raise UserError(
+            f"--classifier: it reads {own.shape} images of {own.classes} classes, but {reference.name} has "
+            f"{reference.shape} of {reference.classes or 'no'} classes",
+            own.run,
+        )
+    note = f"run {own.run}, weights SHA-256 {own.digest}"
+    unseen = workshop.held_out
+    if unseen is not None and unseen.classes is not None:
+        note += f", accuracy {accuracy(own.judge, unseen):.4f} on {unseen.name}"
+    return ClassifierExtractor(
+        own.judge, f"classifier:{own.digest[:12]}", f"own-classifier-1 {own.digest}", note
+    )
 
 
 def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExtractor:
@@ -141,21 +195,28 @@ def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExt
         raise UserError(
             "has no labels to train the extractor 'classifier' on; use pixels or inception", reference.name
         )
-    image_shape(reference, "classifier")
+    shape = image_shape(reference, "classifier")
     if len(reference) < 2 * HELD_OUT:
         raise UserError(
             f"has {len(reference)} images, too few to train a classifier on; use pixels", reference.name
         )
+    device = workshop.device
     key = {"kind": "classifier", "data": reference.fingerprint, "count": len(reference), "version": VERSION}
     if (hit := workshop.cache.load(key)) is not None:
-        model = build(image_shape(reference, "classifier"), reference.classes)
+        model = build(shape, reference.classes)
         model.load_state_dict(hit[0])
-        judge = Judge(model.to(workshop.device).eval(), workshop.device)
-        return ClassifierExtractor(judge, hit[1]["accuracy"])
-    pixels, labels = gather(reference)
-    kept = torch.arange(len(pixels)) % HELD_OUT == 0
-    judge = Judge(train(pixels[~kept], labels[~kept], reference.classes, workshop.device), workshop.device)
-    tested = zip(pixels[kept].split(BLOCK), labels[kept].split(BLOCK), strict=True)
-    found = accuracy(judge, tested)
-    workshop.cache.save(key, judge.model.state_dict(), {"accuracy": found})
-    return ClassifierExtractor(judge, found)
+        model.to(device).eval()
+        found = hit[1]["accuracy"]
+    else:
+        pixels, labels = gather(reference)
+        kept = torch.arange(len(pixels)) % HELD_OUT == 0
+        model = train(pixels[~kept], labels[~kept], reference.classes, device)
+        tested = zip(pixels[kept].split(BLOCK), labels[kept].split(BLOCK), strict=True)
+        found = accuracy(judge_of(model, device), tested)
+        workshop.cache.save(key, model.state_dict(), {"accuracy": found})
+    return ClassifierExtractor(
+        judge_of(model, device),
+        "classifier",
+        f"classifier-{VERSION} {digest_of(model.state_dict())}",
+        f"accuracy {found:.4f} on a tenth of the reference that it was not trained on",
+    )

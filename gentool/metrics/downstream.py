@@ -95,7 +95,8 @@ def learn(
     weights: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = build_classifier(network, train.pixels.shape[1:], classes).to(device)
+        model = build_classifier(network, train.pixels.shape[1:], classes)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # a third faster on a CPU
         optimizer = torch.optim.Adam(model.parameters(), LR, foreach=True)
         for epoch in range(1, epochs + 1):
             model.train()

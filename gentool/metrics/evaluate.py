@@ -12,6 +12,7 @@ import torch
 from gentool.errors import UserError
 from gentool.metrics.cache import Cache
 from gentool.metrics.catalog import MetricInfo, Need, plan, settings
+from gentool.metrics.classifier import OwnClassifier
 from gentool.metrics.evidence import Evidence, Judgement
 from gentool.metrics.features import Workshop, make_extractor
 from gentool.metrics.featureset import FeatureSet, Progress, look
@@ -62,6 +63,7 @@ def evaluate(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     inception: Path | None = None,
+    classifier: OwnClassifier | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -78,6 +80,7 @@ def evaluate(
             nothing.
         device: where networks and distances run.
         inception: the weights of the extractor `inception`; absent: the file that GENTOOL_INCEPTION names.
+        classifier: one of the user's, which the extractor `classifier` is then; None trains it on the reference.
         seed: fixes random subsets.
         progress: told (set, images done, images in all) after each block.
 
@@ -90,7 +93,7 @@ def evaluate(
     _check(samples, reference, held_out, chosen)
     device = torch.device(device)
     store = Cache(cache)
-    eyes = make_extractor(extractor, reference, Workshop(store, device, inception))
+    eyes = make_extractor(extractor, reference, Workshop(store, device, inception, classifier, held_out))
     needs: set[Need] = set().union(*(info.needs for info in chosen))
     ours = look(samples, eyes, needs, None, progress)
     theirs = look(reference, eyes, needs & {"moments", "features"}, store, progress)
@@ -106,7 +109,7 @@ def evaluate(
         judgements[info.name] = resolve(info.target)(evidence, *arguments)
     return Evaluation(
         metrics={name: value for judged in judgements.values() for name, value in judged.values.items()},
-        features=extractor,
+        features=eyes.name,
         reference=reference.name,
         count=len(samples),
         preprocessing=eyes.preprocessing,

@@ -23,6 +23,7 @@ from gentool.training.ema import Ema
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
     from gentool.diffusion.denoiser import Denoiser
+    from gentool.metrics.classifier import Judge
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -95,6 +96,14 @@ class GenModule(LightningModule):
 
         Raises:
             UserError: it is none, or not one of noisy states.
+        """
+        raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
+
+    def judge(self) -> Judge:
+        """This model as the classifier by which samples are judged, on the module's device.
+
+        Raises:
+            UserError: it is none.
         """
         raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
 

@@ -46,6 +46,6 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
         "sigma_data": (second.mean() - mean.mean().square()).clamp(min=0).sqrt().item(),
         "fingerprint": dataset.fingerprint,
         "conversions": dataset.notes,
-        "skipped": [f"{fault.where}: {fault.message}" for fault in dataset.skipped],
+        "skipped": {fault.where: fault.message for fault in dataset.skipped},
         "bytes": dataset.nbytes,
     }

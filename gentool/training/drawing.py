@@ -105,9 +105,12 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
     return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
 
 
-def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
+def draw(
+    denoiser: Denoiser, request: SampleRequest, traits: Traits, *, prior_factors: Tensor | None = None
+) -> Drawn:
     """Integrates from the prior to data with the solver, grid and guidance asked for.
 
+    The prior is Gaussian, times `prior_factors` (B,) where they are given (a noise law with a radius of its own).
     The state and the levels are float64 where the device has it, the network's input float32.
     """
     settings, process, on_step = request.settings, denoiser.process, request.on_step
@@ -134,6 +137,8 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     grid = build_grid(settings, process)
     noise = request.noise(traits.shape, dtype)
     prior = noise.normal("prior") * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
+    if prior_factors is not None:
+        prior = prior * prior_factors.to(prior).view(-1, *[1] * len(traits.shape))
     result = integrate(
         predict,
         process,

@@ -132,6 +132,10 @@ class GenModule(LightningModule):
         """
         raise UserError(f"the family {self.recipe.family} has no exact likelihood")
 
+    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
+        """Log density (B,) of that ODE's end; None for the Gaussian of the process."""
+        return None
+
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
         return []

@@ -40,6 +40,9 @@ class Cifar10Config(RootConfig):
     def has_test(self) -> bool:
         return True
 
+    def published(self) -> int:
+        return 50_000
+
     def source(self, split: Split) -> Source:
         from gentool.data.cifar import read_records  # here, not above: a recipe is checked without numpy
         from gentool.data.picture_tree import PictureSource, open_layout

@@ -56,6 +56,9 @@ class MnistConfig(RootConfig):
     def has_test(self) -> bool:
         return True
 
+    def published(self) -> int:
+        return 60_000
+
     def source(self, split: Split) -> Source:
         from gentool.data.arrays import ArraySource  # here, not above: a recipe is checked without numpy
         from gentool.data.idx import read_idx

@@ -142,6 +142,8 @@ def _train(
         "data_fingerprint": dataset.fingerprint,
         "data_spec": asdict(dataset.spec),
     }
+    if dataset.skipped:
+        provenance["data_skipped"] = [f"{fault.where}: {fault.message}" for fault in dataset.skipped]
     if rank_zero:
         checkpoints.sweep(run.checkpoints)
         write_text(run.recipe, resolved.text)

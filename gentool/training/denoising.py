@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gentool import networks
 from gentool.data import Batch, DataSpec, to_model
+from gentool.diffusion import denoiser as denoisers
 from gentool.diffusion import loss as losses
 from gentool.diffusion import precond as preconds
-from gentool.diffusion import processes
 from gentool.diffusion.denoiser import Denoiser
 from gentool.errors import UserError
 from gentool.networks.augment import LABELS, augment
@@ -43,9 +43,7 @@ class DenoisingModule(GenModule):
                 f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
             )
         self.classes = spec.classes if config.conditional else 0
-        process = processes.build(config.process)
-        precond = preconds.build(config.chosen_precond, process)
-        self.model = Denoiser(self.build_network(precond.out_factor), precond, process)
+        self.model = denoisers.build(config, self.build_network)
         self.loss = losses.build(config, self.model)
 
     def build_network(self, out_factor: int) -> networks.Network:

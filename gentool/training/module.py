@@ -25,6 +25,7 @@ from gentool.training.microbatch import mean_in_parts
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
     from gentool.diffusion.denoiser import Denoiser
+    from gentool.metrics.classifier import Judge
     from gentool.training.private.step import PrivateStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
@@ -126,6 +127,14 @@ class GenModule(LightningModule):
         """
         raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
 
+    def judge(self) -> Judge:
+        """This model as the classifier by which samples are judged, on the module's device.
+
+        Raises:
+            UserError: it is none.
+        """
+        raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
+
     def evaluate_model(
         self, held_out: DataSet, *, seed: int = 0, report: Callable[[int, int], None] | None = None
     ) -> dict[str, float]:
@@ -144,6 +153,10 @@ class GenModule(LightningModule):
             UserError: this family has none.
         """
         raise UserError(f"the family {self.recipe.family} has no exact likelihood")
+
+    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
+        """Log density (B,) of that ODE's end; None for the Gaussian of the process."""
+        return None
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""

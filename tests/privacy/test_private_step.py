@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from scipy import stats
 from torch import Tensor
 
+from gentool.privacy.gradients.engine import ClippedSum, Engine, records
 from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.plan import Plan
 from gentool.privacy.randomness import Secrets
@@ -72,6 +73,21 @@ def test_the_ledger_is_written_before_the_gradient_is_computed() -> None:
     step.engine = None  # type: ignore[assignment]  # nothing may be reached
     with pytest.raises(OSError, match="no space"):
         step.take(examples, 0)
+
+
+def test_out_of_memory_halves_the_parts_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, examples = step_of(seed=1)
+    want = step.take(examples, 0).gradient
+    part = type(step.engine).part
+
+    def narrow(engine: Engine, some: dict[str, Tensor], clip: float) -> ClippedSum:
+        if records(some) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return part(engine, some, clip)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(step.engine), "part", narrow)
+    torch.testing.assert_close(step.take(examples, 0).gradient, want, rtol=1e-4, atol=1e-6)
+    assert step.physical_batch == 1
 
 
 def test_two_steps_and_two_runs_differ_and_a_debug_seed_repeats() -> None:

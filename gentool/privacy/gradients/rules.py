@@ -10,6 +10,7 @@ record's gradient in one pass, as fast as they give the sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ class _Linear(torch.autograd.Function):
         if matrix is not None:
             ctx.tape.matrix(matrix, g, x)
         if vector is not None:
-            ctx.tape.keep(vector, Whole(_sums(ctx.tape.fold(g, vector))))
+            ctx.tape.keep(vector, Whole((_sums(ctx.tape.fold(g, vector)),)))
         return g @ weight if ctx.needs_input_grad[0] else None, None, None, None, None, None
 
 
@@ -90,11 +91,13 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         kernel, vector = ctx.names
-        if kernel is not None:
+        if kernel is not None and _pointwise(weight, ctx.how):  # a linear map of every place
+            ctx.tape.matrix(kernel, g.flatten(2).transpose(1, 2), x.flatten(2).transpose(1, 2))
+        elif kernel is not None:
             ctx.tape.keep(kernel, Whole(_kernels(ctx.tape, kernel, x, g, weight, ctx.how)))
         if vector is not None:
             spread = ctx.tape.fold(g, vector).flatten(3)
-            ctx.tape.keep(vector, Whole(spread.to(work_dtype(g)).sum((1, 3))))
+            ctx.tape.keep(vector, Whole((spread.to(work_dtype(g)).sum((1, 3)),)))
         found = None
         if ctx.needs_input_grad[0]:
             found = _backward(g, x, weight, ctx.how, ctx.how[3], (True, False, False))[0]
@@ -109,23 +112,29 @@ def _backward(g: Tensor, x: Tensor, weight: Tensor, how: Any, groups: int, mask:
     )
 
 
-def _kernels(tape: Tape, name: str, x: Tensor, g: Tensor, weight: Tensor, how: Any) -> Tensor:
-    """(B, numel) gradients of a convolution's kernel: records as groups, a record's draws as the batch."""
+def _pointwise(weight: Tensor, how: Any) -> bool:
+    stride, padding, _, groups = how
+    return weight[0, 0].numel() == max(stride) == groups == 1 and not any(padding)
+
+
+def _kernels(tape: Tape, name: str, x: Tensor, g: Tensor, weight: Tensor, how: Any) -> tuple[Tensor, ...]:
+    """(b, numel) gradients of a convolution's kernel: records as groups, a record's draws as the batch."""
     x, g = (tape.fold(v, name).transpose(0, 1) for v in (x, g))  # (K, B, C, ...)
     size = weight.numel()
     at_once = tape.records
     if x.device.type == "cpu":
-        at_once = max(1, CACHED // (4 * size))
+        runs = math.ceil(tape.records * 4 * size / CACHED)
+        at_once = math.ceil(tape.records / runs)  # equal runs: a short one costs nearly as much as a full one
     parts = []
     for start in range(0, tape.records, at_once):
         some_x, some_g = (v[:, start : start + at_once] for v in (x, g))
         count = some_x.shape[1]
-        kernels = weight.repeat(count, *[1] * (weight.dim() - 1))  # only their shape matters
+        kernels = weight[:1].expand(count * len(weight), *weight.shape[1:])  # their shape is all that is used
         found = _backward(
             some_g.flatten(1, 2), some_x.flatten(1, 2), kernels, how, count * how[3], (False, True, False)
         )[1]
         parts.append(found.reshape(count, size).to(work_dtype(found)))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return tuple(parts)
 
 
 def convolution(
@@ -178,7 +187,7 @@ class _GroupNorm(torch.autograd.Function):
         )
         for name, values in zip(ctx.names, (scale, shift), strict=True):
             if name is not None:
-                ctx.tape.keep(name, Whole(ctx.tape.fold(values.view(rows, channels), name).sum(1)))
+                ctx.tape.keep(name, Whole((ctx.tape.fold(values.view(rows, channels), name).sum(1),)))
         return None if found is None else found.view_as(x), None, None, None, None, None, None
 
 
@@ -218,7 +227,7 @@ class _Affine(torch.autograd.Function):
         for name, values in zip(ctx.names, (lambda: g * x, lambda: g), strict=True):
             if name is not None:
                 rows = ctx.tape.fold(values(), name).flatten(-axes)
-                ctx.tape.keep(name, Whole(_sums(rows)))
+                ctx.tape.keep(name, Whole((_sums(rows),)))
         return g if weight is None else g * weight, None, None, None, None
 
 

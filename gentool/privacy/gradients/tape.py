@@ -29,21 +29,26 @@ class Kept(Protocol):
 
 @dataclass
 class Whole:
-    """The gradients themselves, (B, numel)."""
+    """The gradients themselves, (b, numel) for one run of records after the other: they are never copied together."""
 
-    gradient: Tensor
+    parts: tuple[Tensor, ...]
 
     def squares(self) -> Tensor:
-        return torch.linalg.vector_norm(self.gradient, dim=1).square()
+        return torch.cat([torch.linalg.vector_norm(g, dim=1) for g in self.parts]).square()
 
     def whole(self) -> Tensor:
-        return self.gradient
+        return torch.cat(self.parts)
 
     def weighted(self, weight: Tensor) -> Tensor:
-        return weight.to(self.gradient.dtype) @ self.gradient
+        weights = weight.to(self.parts[0].dtype).split([len(g) for g in self.parts])
+        total = weights[0] @ self.parts[0]
+        for some, gradient in zip(weights[1:], self.parts[1:]):
+            total.addmv_(gradient.T, some)
+        return total
 
     def without(self, bad: Tensor) -> Kept:
-        return Whole(self.gradient.masked_fill(bad[:, None], 0))
+        masks = bad[:, None].split([len(g) for g in self.parts])
+        return Whole(tuple(g.masked_fill(m, 0) for g, m in zip(self.parts, masks)))
 
 
 @dataclass
@@ -123,7 +128,7 @@ class Tape:
     def keep(self, name: str, kept: Kept) -> None:
         """Adds gradients; a parameter that is used several times has their sum."""
         before = self._kept.get(name)
-        self._kept[name] = kept if before is None else Whole(before.whole() + kept.whole())
+        self._kept[name] = kept if before is None else Whole((before.whole() + kept.whole(),))
 
     def matrix(self, name: str, left: Tensor, right: Tensor) -> None:
         """Adds sum_t left_t right_t^T of left (n, ..., p) and right (n, ..., D), kept in the cheaper way."""
@@ -132,7 +137,7 @@ class Tape:
         terms, rows, columns = left.shape[1], left.shape[2], right.shape[2]
         # Gram matrices take T^2 (p + D) products in float64, at half the speed; the gradients T p D.
         by_factors = terms == 1 or 2 * terms * (rows + columns) < rows * columns
-        self.keep(name, outer if by_factors else Whole(outer.whole()))
+        self.keep(name, outer if by_factors else Whole((outer.whole(),)))
 
     def clipped(self, names: list[str], clip: float) -> tuple[Tensor, Tensor]:
         """((P,) clipped sum, (B,) norms).

@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from gentool.privacy.gradients.engine import Engine, Examples
+from gentool.privacy.gradients.engine import ClippedSum, Engine, Examples
 from gentool.privacy.plan import Plan
 from gentool.privacy.randomness import Secrets, gaussian
 from gentool.privacy.sampling import PoissonBatches
@@ -101,7 +101,7 @@ class PrivateStep(SecretStep):
         """
         if self.rank == 0:
             self.before(step)
-        found = self.engine(examples, self.clip, self.physical_batch)
+        found = self._fitting_sum(examples)
         total = found.total
         if self.rank == 0 and self.std is not None:
             total.add_(self.normal(step, len(total), total.device).to(total.dtype), alpha=self.std)
@@ -114,6 +114,16 @@ class PrivateStep(SecretStep):
         loss = torch.where(found.losses.isfinite(), found.losses, 0).sum() / share
         clipped = (finite & (found.norms > self.clip)).sum() / share
         return Taken(total.div_(self.plan.expected_batch), loss, clipped)
+
+    def _fitting_sum(self, examples: Examples) -> ClippedSum:
+        """The clipped sum, worked off in smaller parts from now on where the device's memory does not hold these."""
+        while True:
+            try:
+                return self.engine(examples, self.clip, self.physical_batch)
+            except torch.OutOfMemoryError:
+                if self.physical_batch == 1:
+                    raise
+            self.physical_batch = -(-self.physical_batch // 2)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,8 @@ def _train(
         check_data(before, dataset.fingerprint, run)
     if state is None:
         module.fit_to_data(dataset)
+        for line in module.notices():
+            say(f"warning: {line}")
         module.prepare_training()
     else:
         snapshot.restore_weights(module, state)

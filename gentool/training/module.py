@@ -22,7 +22,8 @@ from gentool.training.ema import Ema
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
-    from gentool.diffusion.denoiser import Denoiser
+    from gentool.diffusion.likelihood import Likelihood
+    from gentool.noise import Noise
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -109,13 +110,17 @@ class GenModule(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
 
-    def likelihood_model(self) -> Denoiser:
-        """The denoiser whose probability-flow ODE gives the likelihood.
+    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
+        """log density of data x (B, ...) in model space; noise has the shape of a sample.
 
         Raises:
             UserError: this family has none.
         """
-        raise UserError(f"the family {self.recipe.family} has no exact likelihood")
+        raise UserError(f"the family {self.recipe.family} has no likelihood")
+
+    def notices(self) -> list[str]:
+        """What the user should hear before training, of the recipe and of the data that the model was fitted to."""
+        return []
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""

@@ -92,6 +92,10 @@ class SolverCatalog(Registry[SolverInfo]):
     def get(self, name: str) -> SolverInfo:
         return self._own[name] if name in self._own else super().get(name)
 
+    def fitting(self, state_parts: int = 1) -> list[str]:
+        """Names of the solvers for a process of this many state parts, in the catalogue's order."""
+        return [name for name in self if self.get(name).target_for(state_parts) is not None]
+
     def target(self, name: str, state_parts: int = 1) -> str:
         """`"module:Class"` of the solver `name` for a process of this many state parts.
 
@@ -101,13 +105,12 @@ class SolverCatalog(Registry[SolverInfo]):
         found = self.get(self.check(name)).target_for(state_parts)
         if found is not None:
             return found
-        able = ", ".join(n for n in self.names() if self.get(n).target_for(state_parts) is not None)
         reason = (
             f"{name} steps states of data alone, and this model's have a velocity beside it (cld)"
             if state_parts > 1
             else f"{name} steps states of data and velocity, and this model has no velocity: it is for cld runs"
         )
-        raise UserError(f"{reason}; there are: {able}", "sample.solver")
+        raise UserError(f"{reason}; there are: {', '.join(self.fitting(state_parts))}", "sample.solver")
 
 
 _HERE = "gentool.diffusion.solvers."

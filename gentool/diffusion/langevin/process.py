@@ -164,8 +164,8 @@ class Langevin(Process):
         return self.sigma(t) * (found.xw / found.xx * self.rate(t) - self.dlog_alpha(t))
 
     def t_of_sigma(self, sigma: Tensor) -> Tensor:
-        """Two steps of Newton in (ln s, ln sigma) from a table: to rounding, in float64."""
-        target = sigma.double().clamp(min=1e-300).log()
+        """For sigma > 0, by two steps of Newton in (ln s, ln sigma) from a table: to rounding, in float64."""
+        target = sigma.double().log()
         table = self._table(sigma.device)
         low, high, values = table[0], table[1], table[2:]
         place = ((target - low) / (high - low)).clamp(0, 1) * (len(values) - 1)

@@ -26,10 +26,8 @@ from gentool.diffusion.process import Process
 
 def tail(y: Tensor) -> Tensor:
     """e^y - 1 - y - y^2/2 for y >= 0, to full relative precision: its series below 1, where terms would cancel."""
-    small = y.clamp(max=1.0)
-    series = torch.zeros_like(y)
-    for k in range(19, 2, -1):
-        series = (series + 1 / math.factorial(k)) * (small if k > 3 else small**3)
+    powers = torch.arange(3, 20, dtype=y.dtype, device=y.device)
+    series = y.clamp(max=1.0).unsqueeze(-1) ** powers @ torch.lgamma(powers + 1).neg().exp()
     return torch.where(y < 1, series, torch.expm1(y) - y - y**2 / 2)
 
 

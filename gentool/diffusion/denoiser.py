@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
         if self.process.state_parts > 1:
             kept = kept.sum(1)
         prediction = out[:, : kept.shape[1]].to(x.dtype)  # the rest, where there is any, is iDDPM's variance
-        return kept + per_sample(scalings.c_out, kept) * prediction
+        return torch.addcmul(kept, per_sample(scalings.c_out, kept), prediction)
 
     def _autocast(self, x: Tensor) -> AbstractContextManager[object]:
         return torch.autocast(x.device.type, self.autocast) if self.autocast is not None else nullcontext()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.grids import Grid, make_grid
@@ -142,12 +142,15 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     )
     grid = build_grid(settings, process)
     noise = request.noise(process.state_shape(traits.shape), dtype)
+    prior = noise.normal("prior") * process.prior_scale(float(grid.sigma[0]))
+    if prior.dim() == 4:  # layouts of pictures: a state with a velocity has a dimension more
+        prior = prior.to(memory_format=memory_format(denoiser.network))
     result = integrate(
         predict,
         process,
         build_solver(settings.solver, settings.options, process.state_parts),
         grid,
-        noise.normal("prior") * process.prior_scale(float(grid.sigma[0])),
+        prior,
         noise,
         first="afs" if settings.afs else None,
         denoise=settings.denoise,
@@ -156,3 +159,11 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     )
     x = result.x if settings.denoise else process.data_part(result.x)
     return Drawn(x.to(torch.float32), result.nfe, result.manifest)
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """The layout that keeps a network's convolutions from reordering their input: that of its own weights."""
+    kernels = [p for p in network.parameters() if p.dim() == 4]
+    if kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels):
+        return torch.channels_last
+    return torch.preserve_format

@@ -245,7 +245,10 @@ class GenModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         # a gradient scaler and clipping want to unscale between the backward pass and the step
-        fused = self.recipe.trainer.precision != "16-mixed"
+        config = self.recipe.trainer
+        # Lightning's plug-in of either mixed precision refuses to clip the gradients of a fused optimiser
+        clipped = config.precision == "bf16-mixed" and config.clip_norm is not None
+        fused = config.precision != "16-mixed" and not clipped
         return build_optimizer(self.recipe.optimizer, self.parameters(), fused=fused)
 
     def lr_schedules(self) -> list[LrSchedule]:

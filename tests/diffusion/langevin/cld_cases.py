@@ -41,6 +41,12 @@ def gaussian(std: float, process: Langevin, mean: float = 0.0) -> LangevinMixtur
     return LangevinMixture(GaussianMixture([[mean]], [std]), process)
 
 
+def exact_covariance(data: LangevinMixture, t: float) -> Tensor:
+    """(2, 2) covariance of (x, w) at t, for data of one component."""
+    c = data._spread(torch.tensor([t], dtype=torch.float64))
+    return torch.tensor([[float(c.xx), float(c.xw)], [float(c.xw), float(c.ww)]], dtype=torch.float64)
+
+
 def sampled_covariance(
     solver: Solver, grid: Grid, data: LangevinMixture, start: Tensor | None = None
 ) -> Tensor:

@@ -26,7 +26,7 @@ from gentool.diffusion.solvers.langevin import equilibrium, slope
 from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import UserError
 from gentool.noise import Noise
-from tests.diffusion.langevin.cld_cases import gaussian, sampled_covariance
+from tests.diffusion.langevin.cld_cases import exact_covariance, gaussian, sampled_covariance
 
 PROCESS = Langevin()
 TRIAD = LangevinMixture(GaussianMixture.triad(), PROCESS)
@@ -80,14 +80,10 @@ def test_convergence_order_on_gaussian_data(name: str, order: int) -> None:
     """The covariance at t = 0.3, started from the exact one at t = 0.6."""
     data = gaussian(0.5, PROCESS)
 
-    def truth(t: float) -> Tensor:
-        c = data._spread(torch.tensor([t], dtype=torch.float64))
-        return torch.tensor([[float(c.xx), float(c.xw)], [float(c.xw), float(c.ww)]], dtype=torch.float64)
-
     def error(steps: int) -> float:
         grid = make_grid("uniform-t", steps, PROCESS, t_min=0.3, t_max=0.6)
-        found = sampled_covariance(build(name, state_parts=2), grid, data, truth(0.6))
-        return float((found - truth(0.3)).norm())
+        found = sampled_covariance(build(name, state_parts=2), grid, data, exact_covariance(data, 0.6))
+        return float((found - exact_covariance(data, 0.3)).norm())
 
     assert math.log2(error(80) / error(160)) == pytest.approx(order, abs=0.2)
 

@@ -68,7 +68,15 @@ _CIFAR = (
     "ema={rule: ramp, decay: 0.9995}",
 )
 QUICK = Scale(
-    3, 600, "cld/digits-small", "edm/digits-vp-small", 2, 1000, overrides=_SMALL, rival_overrides=_SMALL
+    3,
+    600,
+    "cld/digits-small",
+    "edm/digits-vp-small",
+    1,
+    1500,
+    (50,),
+    overrides=_SMALL,
+    rival_overrides=_SMALL,
 )
 GPU = Scale(
     5,
@@ -76,7 +84,8 @@ GPU = Scale(
     "cld/digits-small",
     "edm/digits-vp-small",
     1,
-    10_000,
+    5000,
+    trained=(50,),
     overrides=(*_CIFAR, f"{_NETWORK}, embedding: fourier}}"),
     rival_overrides=(*_CIFAR, f"{_NETWORK}}}"),
     configs=("hsm, mixed",),

@@ -9,6 +9,7 @@ import typer
 
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
+from gentool.privacy.account import rounded_up
 
 if TYPE_CHECKING:
     from gentool.tasks.dryrun import DryRun
@@ -91,8 +92,11 @@ def train(
     if not done.main:  # a further process of a distributed run
         return
     result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 3), "loss": done.loss}
+    if done.epsilon is not None:
+        result["epsilon"] = done.epsilon
     loss = "" if done.loss is None else f", loss {done.loss:.6g}"
-    note(f"{done.steps} steps in {done.seconds:.1f} s{loss}", quiet)
+    spent = "" if done.epsilon is None else f", epsilon {rounded_up(done.epsilon, 4)}"
+    note(f"{done.steps} steps in {done.seconds:.1f} s{loss}{spent}", quiet)
     emit(result, str(done.run), json)
 
 
@@ -107,6 +111,7 @@ def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
         "memory_bytes": found.memory_bytes,
         "measured_batch": found.measured_batch,
         "device": found.device,
+        "privacy": None if found.plan is None else found.plan.document(),
         "values": [{"key": key, "value": value, "origin": origin} for key, value, origin in found.values()],
     }
     if json:
@@ -130,6 +135,7 @@ def _print_dry_run(found: DryRun) -> None:
             f"memory      {found.memory_bytes / 2**30:.2f} GiB for weights, gradients, optimiser, EMA and activations",
             f"speed       {found.steps_per_second:.3g} steps/s on {found.device}, "
             f"timed at batch {found.measured_batch} and scaled",
+            *([] if found.plan is None else found.plan.lines()),
         ),
         False,
     )

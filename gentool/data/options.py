@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from gentool.data.fetch import Remote, data_root
+from gentool.data.spec import DataSpec, Fault
 from gentool.recipes.schema import Positive, Strict
 
 if TYPE_CHECKING:
-    from gentool.data.source import DataSpec, Fault, Source
+    from gentool.data.source import Source
 
 Split = Literal["train", "test"]
 
@@ -70,6 +71,22 @@ class DataConfig(Strict):
         """What the examples are, known without the files; None where only the files can say."""
         return None
 
+    def published(self) -> int | None:
+        """How many training examples the set is known to have, before any are held out; None: unknown."""
+        return None
+
+    def public_records(self) -> int | None:
+        """The number of training examples by what is published of the set, without a look at the files.
+
+        None where only they can say: a folder of one's own, or a choice of classes.
+        """
+        count = self.published()
+        if count is None or self.classes is not None:
+            return None
+        share = self.held_out or (0.0 if self.has_test() else 0.1)
+        kept = count - round(share * count)
+        return kept if self.limit is None else min(self.limit, kept)
+
     def content_options(self) -> dict[str, Any]:
         """What the fingerprint takes from the options."""
         return self.model_dump(mode="json", exclude=set(self.not_content), exclude_defaults=True)
@@ -86,6 +103,14 @@ class ImageConfig(DataConfig):
     """Resampling filter of the resize (Pillow's, antialiased)."""
     pad: Positive | None = None
     """Side in pixels to fill up to with black, the picture in the middle (28 -> 32); absent: no padding."""
+
+    def fitted_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of a picture brought to shape."""
+        if self.crop == "center":
+            width = height = min(width, height)
+        if self.size is not None:
+            width = height = self.size
+        return (self.pad, self.pad) if self.pad is not None else (width, height)
 
 
 class RootConfig(ImageConfig):
@@ -109,10 +134,11 @@ class RootConfig(ImageConfig):
 
     def expected_spec(self) -> DataSpec:
         """From what is published of the set; a dry run needs no download."""
-        from gentool.data.choice import class_numbers
-        from gentool.data.source import DataSpec, fitted_shape
+        from gentool.data.choice import class_numbers  # here, not above: it imports numpy
 
         names = self.class_names
         if self.classes is not None:
             names = tuple(names[k] for k in class_numbers(self.classes, names, f"data set {self.name}"))
-        return DataSpec("image", fitted_shape(self.name, "image", self.original, self), len(names), names)
+        high, wide, channels = self.original
+        width, height = self.fitted_size(wide, high)
+        return DataSpec("image", (channels, height, width), len(names), names)

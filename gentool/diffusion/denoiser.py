@@ -5,6 +5,7 @@ Source: EDM (Karras et al. 2022, arXiv 2206.00364), section 3.1 and table 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -103,7 +104,9 @@ def _parts(c: Tensor, x: Tensor) -> Tensor:
     return c.reshape(*c.shape, *[1] * (x.dim() - c.dim()))
 
 
-def build(config: DiffusionConfig, network: nn.Module) -> Denoiser:
-    """The denoiser of a recipe's `model:` block around a network."""
+def build(config: DiffusionConfig, network: Callable[[int], nn.Module]) -> Denoiser:
+    """The denoiser of a recipe's `model:` block; `network` makes its network, given the preconditioning's
+    `out_factor`."""
     process = processes.build(config.process)
-    return Denoiser(network, preconds.build(config.chosen_precond, process), process)
+    precond = preconds.build(config.chosen_precond, process)
+    return Denoiser(network(precond.out_factor), precond, process)

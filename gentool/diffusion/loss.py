@@ -42,9 +42,17 @@ Weight = Callable[[Tensor], Tensor]
 
 
 class Loss(Protocol):
-    """Per-sample losses at given draws: `DiffusionLoss`, or another process's."""
+    """Per-sample losses at given draws: `DiffusionLoss`, or another process's.
 
-    def draw(self, count: int, shape: Sequence[int], generator: torch.Generator) -> Draws: ...
+    `stratified`: an example's draws depend on the others'.
+    """
+
+    @property
+    def stratified(self) -> bool: ...
+
+    def draw(
+        self, count: int, shape: Sequence[int], generator: torch.Generator, *, draws: int = 1
+    ) -> Draws: ...
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from gentool import networks
 from gentool.data import Batch, DataSpec, to_model
-from gentool.diffusion import likelihood, processes
+from gentool.diffusion import denoiser as denoisers
+from gentool.diffusion import likelihood
 from gentool.diffusion import loss as losses
 from gentool.diffusion import precond as preconds
 from gentool.diffusion.denoiser import Denoiser
@@ -33,6 +35,7 @@ class DenoisingModule(GenModule):
     with a process outside `DiffusionConfig` starts from `denoising_config.NetworkRecipe` and writes `build_model`.
     """
 
+    averages_draws = True
     recipe: NetworkRecipe
     model: Denoiser
     loss: Loss
@@ -52,9 +55,7 @@ class DenoisingModule(GenModule):
     def build_model(self) -> tuple[Denoiser, Loss]:
         """The denoiser around its network, and the loss that it learns by."""
         config = cast(DenoisingModel, self.recipe.model)
-        process = processes.build(config.process)
-        precond = preconds.build(config.chosen_precond, process)
-        model = Denoiser(self.build_network(precond.out_factor), precond, process)
+        model = denoisers.build(config, self.build_network)
         return model, losses.build(config, model)
 
     def build_network(self, out_factor: int, in_factor: int = 1) -> networks.Network:
@@ -68,6 +69,18 @@ class DenoisingModule(GenModule):
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
             self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
+
+    def fit_privately(self) -> None:
+        if self.model.precond.unmeasured:
+            raise UserError(
+                "it would be measured on the private data: give the constant, 0.57735 (of uniform pixels) for instance",
+                "model.precond.sigma_data",
+            )
+        if self.loss.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.loss.times.stratified",
+            )
 
     def assume_data(self) -> None:
         if self.model.precond.unmeasured:
@@ -88,7 +101,7 @@ class DenoisingModule(GenModule):
                 < 0.5
             )
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
-        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
+        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
 
@@ -124,7 +137,12 @@ class DenoisingModule(GenModule):
         return drawing.check(settings, self.model, self.sampling_traits(), guide)
 
     def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
-        return likelihood.log_likelihood(self.model, self.model.process, x, noise, label=label)
+        prior = self.likelihood_prior()
+        return likelihood.log_likelihood(self.model, self.model.process, x, noise, label=label, prior=prior)
+
+    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
+        """Log density (B,) of the end of the likelihood's ODE; None for the Gaussian of the process."""
+        return None
 
     def compiled_parts(self) -> list[torch.nn.Module]:
         return [self.model.network]

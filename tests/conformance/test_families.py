@@ -56,9 +56,14 @@ CASES = {
         f"{DIGITS}model: {{network: {{name: song-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
         "encoder: residual, resample: fir, embedding: fourier}, augment: 0.5}",
     ),
+    "pfgmpp": ("pfgmpp", f"{DIGITS}model: {{{MLP}, conditional: true, dims: 16}}"),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
+    ),
+    "classifier cnn": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{name: cnn, channels: [4, 4, 8], width: 16}}, shift: 1}}",
     ),
     "classifier of noisy states": (
         "classifier",

@@ -15,7 +15,6 @@ from gentool import families
 from gentool.cli.app import run as command_line
 from gentool.data import open_set
 from gentool.errors import CorruptError, RecipeError, UserError
-from gentool.families.cld.module import CldModule
 from gentool.recipes.resolve import resolve, resolve_text
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights, save_weights
@@ -43,13 +42,14 @@ def recipe(text: str, sample: str = "{}") -> Any:
     ).recipe
 
 
-def module_of(text: str, data: str = TOY) -> CldModule:
+def said(text: str, data: str = TOY) -> list[str]:
+    """What the user hears before training."""
     made = resolve_text(f"{data}model: {{{MLP}, {text}}}\n", "toy.yaml", families.recipe_schema).recipe
-    dataset = open_set(made.data, "train")
+    dataset, heard = open_set(made.data, "train"), []
     module = build_module(made, dataset.spec)
+    module.say = heard.append
     module.fit_to_data(dataset)
-    assert isinstance(module, CldModule)
-    return module
+    return heard
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +122,10 @@ def test_solvers_that_do_not_fit_a_run_are_refused_both_ways(
 
 
 def test_beta_too_small_and_data_far_from_the_equilibrium_are_said() -> None:
-    assert module_of("").notices() == []
-    assert "a share of 0.41" in " ".join(module_of("process: {beta0: 1.0}").notices())
+    assert said("") == []
+    assert "a share of 0.41" in " ".join(said("process: {beta0: 1.0}"))
     far = "family: cld\ndata: {name: toy2d, layout: own, means: [[40.0, 40.0], [42.0, 38.0]], count: 400}\n"
-    assert "mean 40 and standard deviation" in module_of("", far).notices()[0]
+    assert "mean 40 and standard deviation" in said("", far)[0]
 
 
 def test_a_trained_run_samples_with_every_solver_that_fits(digits: Path, tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from gentool import families, networks
 from gentool.data import DataSpec, make_config, open_set
 from gentool.recipes import shipped
 from gentool.recipes.resolve import Resolved, resolve, resolve_text
-from gentool.tasks.dryrun import dry_run, random_batch
+from gentool.tasks.dryrun import dry_run
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
+from gentool.training.probe import random_batch
 
 PARAMETERS = {
     # edm's papers: counted from the published layer lists
@@ -45,6 +46,9 @@ PARAMETERS = {
     "cld/mnist-small": 1_758_081,
     "cld/digits-small": 1_237_056,
     "cld/toy2d-small": 232_322,
+    "pfgmpp/digits-small": 1_220_672,
+    "pfgmpp/cifar10-paper": 56_400_643,
+    "pfgmpp/ffhq64-paper": 61_805_571,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,

@@ -14,6 +14,7 @@ from gentool.diffusion.langevin.process import Langevin
 from gentool.diffusion.likelihood import Likelihood
 from gentool.diffusion.loss import Loss
 from gentool.diffusion.precond import measure_moments
+from gentool.errors import UserError
 from gentool.families.cld.config import CldRecipe
 from gentool.noise import Noise
 from gentool.training.denoising import DenoisingModule
@@ -37,23 +38,31 @@ class CldModule(DenoisingModule):
         return Denoiser(network, precond, self.process), losses.build(config, self.process)
 
     def fit_to_data(self, dataset: Any) -> None:
-        self._moments = measure_moments(model_batches(dataset))
-
-    def notices(self) -> list[str]:
-        """Where the equilibrium, from which sampling starts, is far from what the diffusion makes of the data."""
-        found, left = [], self.process.mismatch
-        if left > MISMATCH:
-            found.append(
-                f"model.process: a share of {left:.2g} of the data is left at t = 1, where sampling starts from pure "
-                "noise; raise beta0 or beta1"
-            )
-        mean, std = self._moments
+        """Measures nothing that the model keeps: says where the equilibrium, from which sampling starts, is far from
+        what the diffusion makes of the data."""
+        self.warn_of_beta()
+        mean, std = measure_moments(model_batches(dataset))
         if abs(mean) > 1 or not 0.1 <= std <= 3:
-            found.append(
-                f"the data have mean {mean:.3g} and standard deviation {std:.3g}; the diffusion's equilibrium "
+            self.say(
+                f"warning: the data have mean {mean:.3g} and standard deviation {std:.3g}; the diffusion's equilibrium "
                 "has 0 and 1, so bring them near it"
             )
-        return found
+
+    def fit_privately(self) -> None:
+        if self.loss.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.loss.stratified",
+            )
+        self.warn_of_beta()
+
+    def warn_of_beta(self) -> None:
+        left = self.process.mismatch
+        if left > MISMATCH:
+            self.say(
+                f"warning: model.process: a share of {left:.2g} of the data is left at t = 1, where sampling starts "
+                "from pure noise; raise beta0 or beta1"
+            )
 
     def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
         return log_likelihood_bound(

@@ -53,7 +53,7 @@ class CheckedSample(Sample):
 
 
 def checked_sample(block: type[Sample], state_parts: int) -> type[CheckedSample]:
-    """`CheckedSample` with the defaults of a family's own block, for solvers of its states."""
+    """`CheckedSample` with the keys and defaults of a family's own block, for solvers of its states."""
     if block is Sample and state_parts == CheckedSample.state_parts:
         return CheckedSample
     bases: Any = (CheckedSample,) if block is Sample else (block, CheckedSample)

@@ -6,6 +6,7 @@ editors complete from, and the generated reference in docs/.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction as Ratio
 from typing import Annotated, Any, Literal, Self
@@ -242,6 +243,15 @@ class Recipe(Strict):
     """What `gentool sample RUN` does when nothing is said."""
     evaluate: Evaluate = Evaluate()
     """What `gentool evaluate RUN` does when nothing is said."""
+
+    @property
+    def private_step(self) -> tuple[str, float]:
+        """What one private step releases, by its name in the ledger, and the L2 norm by which one record can move it.
+
+        Of DP-SGD: the sum of clipped gradients, and the clipping norm. A family that perturbs something else
+        overrides it.
+        """
+        return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
 
 
 def json_schema(recipes: Mapping[str, type[Recipe]]) -> dict[str, Any]:

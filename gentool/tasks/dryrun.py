@@ -21,7 +21,7 @@ from gentool.recipes.schema import Recipe
 from gentool.tasks.train import build_module, quiet_lightning
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
-from gentool.training.private.step import PrivateStep
+from gentool.training.private.step import OwnStep, PrivateStep
 from gentool.training.probe import random_batch
 
 BUDGET = 20.0
@@ -71,7 +71,9 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     parameters = networks.summary(_parts(module))
     found = privacy_plan(resolved.recipe)
     batch = float(resolved.recipe.data.batch_size)
-    if found is None:
+    if found is None or module.own_private_step:
+        if found is not None:
+            module.private = OwnStep(found, Secrets())
         module.assume_data()
         size, rate, kept = measure(module, partial(one_step, module), spec, device)
         activations = kept * batch / size
@@ -99,7 +101,8 @@ def privacy_plan(recipe: Recipe) -> Plan | None:
     if recipe.privacy is None:
         return None
     records = recipe.data.public_records()
-    return plan(recipe.privacy, recipe.data.batch_size, recipe.trainer.max_steps, records)
+    size, steps = recipe.data.batch_size, recipe.trainer.max_steps
+    return plan(recipe.privacy, size, steps, records, private_step=recipe.private_step)
 
 
 def _parts(module: nn.Module) -> nn.Module:

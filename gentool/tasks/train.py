@@ -36,6 +36,7 @@ from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
+from gentool.training.private.step import PrivateStep
 from gentool.training.signals import StopFlag
 
 RUN_DIR = "GENTOOL_RUN_DIR"
@@ -239,7 +240,7 @@ def fit(
     if private is not None:
         step = private.set_up(module, trainer.strategy.root_device, rank, world, say)
         batches = step.batches(len(dataset), module.step, private.stop)
-        compiled: Sequence[Any] = (step.engine,)
+        compiled: Sequence[Any] = (step.engine,) if isinstance(step, PrivateStep) else module.compiled_parts()
     else:
         compiled = module.compiled_parts()
         batches = StepBatches(
@@ -295,10 +296,9 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
 
 def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
     """model.safetensors: the averaged weights where there are any."""
-    tensors = module.model.state_dict() if module.ema is None else module.ema.model_state()
     save_weights(
         run.weights,
-        tensors,
+        module.released_state(),
         {
             "family": resolved.recipe.family,
             "recipe": resolved.name,

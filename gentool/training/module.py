@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gentool.diffusion.likelihood import Likelihood
     from gentool.metrics.classifier import Judge
     from gentool.noise import Noise
-    from gentool.training.private.step import PrivateStep
+    from gentool.training.private.step import PrivateStep, SecretStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -47,6 +47,8 @@ class GenModule(LightningModule):
         averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
             `losses` averages (noise multiplicity).
         draws: how many; above 1 in private training alone.
+        own_private_step: whether `training_step` is private by a mechanism of its own: it bounds and noises what
+            the recipe's `private_step` says, as `private` (then an `OwnStep`) has it.
         private: the step of private training, while it is trained so.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
@@ -59,6 +61,7 @@ class GenModule(LightningModule):
 
     draws_samples: ClassVar[bool] = True
     averages_draws: ClassVar[bool] = False
+    own_private_step: ClassVar[bool] = False
     model: nn.Module
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
@@ -71,7 +74,7 @@ class GenModule(LightningModule):
         self.host_rng = torch.Generator()
         self.ema: Ema | None = None
         self.draws = 1 if recipe.privacy is None else recipe.privacy.noise_multiplicity
-        self.private: PrivateStep | None = None
+        self.private: SecretStep | None = None
         self.automatic_optimization = recipe.privacy is None
         self.say: Callable[[str], None] = lambda line: None
         self._first_micro = 0
@@ -120,6 +123,10 @@ class GenModule(LightningModule):
         `guide` is the classifier that the request will bring.
         """
 
+    def solver_name(self, settings: Sample) -> str:
+        """What draws the samples, as results and file names tell it."""
+        return settings.solver
+
     def guide(self) -> Guide:
         """This model as the classifier of classifier guidance.
 
@@ -154,6 +161,10 @@ class GenModule(LightningModule):
             UserError: this family has none.
         """
         raise UserError(f"the family {self.recipe.family} has no likelihood")
+
+    def released_state(self) -> dict[str, Tensor]:
+        """What model.safetensors holds: the state of `model`, its weights averaged where there is an average."""
+        return self.model.state_dict() if self.ema is None else self.ema.model_state()
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
@@ -206,7 +217,7 @@ class GenModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.private is not None:
-            return self._private_step(self.private, batch)
+            return self._private_step(cast("PrivateStep", self.private), batch)
         self._examples = self.examples(batch)
         return self._fitting_loss()
 

@@ -20,6 +20,7 @@ FAMILIES: Registry[Family] = Registry(
     "family",
     {
         "edm": "gentool.families.edm.config:FAMILY",
+        "cld": "gentool.families.cld.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
@@ -45,7 +46,7 @@ def recipe_schema(name: str) -> type[Recipe]:
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
     own_name: Any = Literal[name]
     shared = family.recipe.model_fields
-    sample = checked_sample(cast(Any, shared["sample"].annotation))
+    sample = checked_sample(cast(Any, shared["sample"].annotation), family.state_parts)
     validators: dict[str, Any] = {"check_privacy": model_validator(mode="after")(check_privacy)}
     return create_model(
         f"{family.recipe.__name__}OnData",

@@ -59,7 +59,7 @@ def build_guidance(
 
 def mean_gain(settings: Sample, grid: Grid, process: Process) -> StepGain | None:
     """What shifts the means of the solver's steps along a classifier's gradient; None where they have no noise."""
-    solver = build_solver(settings.solver, settings.options)
+    solver = build_solver(settings.solver, settings.options, process.state_parts)
     if not isinstance(solver, Ancestral) or not solver.stochastic or settings.time_shift is not None:
         return None
     return StepGain(grid.sigma[:-1], mean_gains(solver, grid, process))
@@ -101,15 +101,24 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         UserError: unknown solver, option, grid or rule, one that the model lacks the means for, or a guide
             that does not fit the model.
     """
-    solver, grid = build_solver(settings.solver, settings.options), build_grid(settings, denoiser.process)
+    solver = build_solver(settings.solver, settings.options, denoiser.process.state_parts)
+    grid = build_grid(settings, denoiser.process)
     if settings.denoise and grid.final == "zero":
         raise UserError("sample.denoise: this grid ends at sigma = 0, where the state is x0 already")
     if solver.adaptive and (settings.afs or settings.time_shift):
         raise UserError(
             f"sample: {settings.solver} chooses its own steps; afs and time_shift have no place there"
         )
+    if denoiser.process.state_parts > 1 and (settings.afs or settings.time_shift):
+        raise UserError(
+            "sample.afs and time_shift are for states of data alone; this model's have a velocity"
+        )
     build_guidance(settings, grid, denoiser, traits, guide)
     if guide is not None:
+        if denoiser.process.state_parts > 1:
+            raise UserError(
+                "--classifier: it reads noisy data, and this model's states have a velocity beside them"
+            )
         check_guide(guide, grid, traits)
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
@@ -147,23 +156,26 @@ def draw(
         guidance=build_guidance(settings, grid, denoiser, traits, request.guide),
         threshold=settings.threshold,
     )
-    noise = request.noise(traits.shape, dtype)
-    prior = noise.normal("prior") * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
+    noise = request.noise(process.state_shape(traits.shape), dtype)
+    prior = noise.normal("prior") * process.prior_scale(float(grid.sigma[0]))
     if prior_factors is not None:
-        prior = prior * prior_factors.to(prior).view(-1, *[1] * len(traits.shape))
+        prior = prior * prior_factors.to(prior).view(-1, *[1] * (prior.dim() - 1))
+    if prior.dim() == 4:  # layouts of pictures: a state with a velocity has a dimension more
+        prior = prior.to(memory_format=memory_format(denoiser.network))
     result = integrate(
         predict,
         process,
-        build_solver(settings.solver, settings.options),
+        build_solver(settings.solver, settings.options, process.state_parts),
         grid,
-        prior.to(memory_format=memory_format(denoiser.network)),
+        prior,
         noise,
         first="afs" if settings.afs else None,
         denoise=settings.denoise,
         time_shift=None if settings.time_shift is None else TimeShift(**dict(settings.time_shift)),
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
     )
-    return Drawn(result.x.to(torch.float32), result.nfe, result.manifest)
+    x = result.x if settings.denoise else process.data_part(result.x)
+    return Drawn(x.to(torch.float32), result.nfe, result.manifest)
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:

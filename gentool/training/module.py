@@ -24,8 +24,9 @@ from gentool.training.microbatch import mean_in_parts
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
-    from gentool.diffusion.denoiser import Denoiser
+    from gentool.diffusion.likelihood import Likelihood
     from gentool.metrics.classifier import Judge
+    from gentool.noise import Noise
     from gentool.training.private.step import PrivateStep, SecretStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
@@ -153,21 +154,17 @@ class GenModule(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
 
-    def likelihood_model(self) -> Denoiser:
-        """The denoiser whose probability-flow ODE gives the likelihood.
+    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
+        """log density of data x (B, ...) in model space; noise has the shape of a sample.
 
         Raises:
             UserError: this family has none.
         """
-        raise UserError(f"the family {self.recipe.family} has no exact likelihood")
+        raise UserError(f"the family {self.recipe.family} has no likelihood")
 
     def released_state(self) -> dict[str, Tensor]:
         """What model.safetensors holds: the state of `model`, its weights averaged where there is an average."""
         return self.model.state_dict() if self.ema is None else self.ema.model_state()
-
-    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
-        """Log density (B,) of that ODE's end; None for the Gaussian of the process."""
-        return None
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
@@ -317,7 +314,10 @@ class GenModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         # a gradient scaler and clipping want to unscale between the backward pass and the step
-        fused = self.recipe.trainer.precision != "16-mixed"
+        config = self.recipe.trainer
+        # Lightning's plug-in of either mixed precision refuses to clip the gradients of a fused optimiser
+        clipped = config.precision == "bf16-mixed" and config.clip_norm is not None
+        fused = config.precision != "16-mixed" and not clipped
         return build_optimizer(self.recipe.optimizer, self.parameters(), fused=fused)
 
     def lr_schedules(self) -> list[LrSchedule]:

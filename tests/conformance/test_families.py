@@ -45,6 +45,17 @@ CASES = {
         "edm",
         f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
     ),
+    "cld": ("cld", f"{DIGITS}model: {{{MLP}, conditional: true}}"),
+    "cld points, velocities drawn": (
+        "cld",
+        f"data: {{name: toy2d, count: 200}}\nmodel: {{{MLP}, loss: {{objective: dsm, weight: likelihood}}, "
+        "precond: {mixed: false, time: linear}, process: {beta0: 0.1, beta1: 7.9}}",
+    ),
+    "cld u-net, augmented": (
+        "cld",
+        f"{DIGITS}model: {{network: {{name: song-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "encoder: residual, resample: fir, embedding: fourier}, augment: 0.5}",
+    ),
     "pfgmpp": ("pfgmpp", f"{DIGITS}model: {{{MLP}, conditional: true, dims: 16}}"),
     "classifier": (
         "classifier",

@@ -39,6 +39,13 @@ PARAMETERS = {
     "edm/digits-vp-small": 1_220_672,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
+    # cld: the paper's 108 M network has its data and velocity side by side
+    "cld/cifar10-paper": 107_593_859,
+    "cld/celeba-hq256-paper": 65_466_371,
+    "cld/toy2d-paper": 298_370,
+    "cld/mnist-small": 1_758_081,
+    "cld/digits-small": 1_237_056,
+    "cld/toy2d-small": 232_322,
     "pfgmpp/digits-small": 1_220_672,
     "pfgmpp/cifar10-paper": 56_400_643,
     "pfgmpp/ffhq64-paper": 61_805_571,

@@ -17,7 +17,7 @@ from gentool.errors import UserError
 from gentool.networks.augment import LABELS, augment
 from gentool.recipes.schema import Sample
 from gentool.training import drawing
-from gentool.training.denoising_config import DenoisingRecipe
+from gentool.training.denoising_config import NetworkRecipe
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -26,13 +26,13 @@ from gentool.training.sampling import Drawn, Guide, SampleRequest
 class DenoisingModule(GenModule):
     """Any process, preconditioning, law of noise levels, weight and network of the shared floor.
 
-    A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs.
+    A family subclasses it and its recipe class (`denoising_config.NetworkRecipe`), and overrides what differs.
     """
 
-    recipe: DenoisingRecipe
+    recipe: NetworkRecipe
     model: Denoiser
 
-    def __init__(self, recipe: DenoisingRecipe, spec: DataSpec) -> None:
+    def __init__(self, recipe: NetworkRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
         config = recipe.model
         if config.conditional and spec.classes == 0:
@@ -42,10 +42,10 @@ class DenoisingModule(GenModule):
                 f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
             )
         self.classes = spec.classes if config.conditional else 0
-        process = processes.build(config.process)
-        precond = preconds.build(config.chosen_precond, process)
+        process = processes.build(config.diffusion.process)
+        precond = preconds.build(config.diffusion.chosen_precond, process)
         self.model = Denoiser(self.build_network(precond.out_factor), precond, process)
-        self.loss = losses.build(config, self.model)
+        self.loss = losses.build(config.diffusion, self.model)
 
     def build_network(self, out_factor: int) -> networks.Network:
         channels, size = network_shape(self.spec)

@@ -20,6 +20,7 @@ FAMILIES: Registry[Family] = Registry(
     "family",
     {
         "edm": "gentool.families.edm.config:FAMILY",
+        "dpdm": "gentool.families.dpdm.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
     },
     group="gentool.families",

@@ -45,6 +45,14 @@ CASES = {
         "edm",
         f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
     ),
+    **{
+        f"dpdm {config}": (
+            "dpdm",
+            f"{DIGITS}model: {{config: {config}, {MLP}, conditional: true, classes: 10}}\n"
+            "privacy: {epsilon: 10, noise_multiplicity: 2}",
+        )
+        for config in ("edm", "v")
+    },
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",

@@ -17,7 +17,7 @@ from gentool.diffusion.config import (
     VPrediction,
 )
 from gentool.families.base import Family
-from gentool.recipes.schema import Ema, Optimizer, Positive
+from gentool.recipes.schema import Ema, Optimizer, Positive, Privacy
 from gentool.training.denoising_config import NetworkModel, NetworkRecipe
 
 SIGMA_DATA = math.sqrt(1 / 3)
@@ -49,6 +49,8 @@ class DpdmModel(NetworkModel):
 class DpdmRecipe(NetworkRecipe):
     model: DpdmModel
     """Which denoiser, and the network in it."""
+    privacy: Privacy
+    """What the training may give away; `enabled: false` trains the same model without protection, as a baseline."""
     optimizer: Optimizer = Optimizer(name="adam", lr=3.0e-4)
     ema: Ema | None = Ema(rule="ramp", decay=0.999)
     """Moving average of the weights; costs no privacy, and sampling uses it. null switches it off."""

@@ -9,7 +9,6 @@ from gentool.errors import UserError
 from gentool.families.dpdm.config import DpdmRecipe
 from gentool.training.denoising import DenoisingModule
 
-
 CLASSES = "model.classes"
 
 
@@ -38,10 +37,11 @@ def public_classes(recipe: DpdmRecipe, spec: DataSpec) -> DataSpec:
                 "a model without labels has no use for it: take it out, or add conditional: true", CLASSES
             )
         return spec
-    published = data.expected_spec()
-    if published is not None and stated not in (None, published.classes):
-        raise UserError(f"the data set {data.name} has {published.classes} classes, not {stated}", CLASSES)
-    if published is not None or spec.classes == 0:
+    expected = data.expected_spec()
+    published = 0 if expected is None else expected.classes
+    if published and stated not in (None, published):
+        raise UserError(f"the data set {data.name} has {published} classes, not {stated}", CLASSES)
+    if published or spec.classes == 0:
         return spec
     if stated is None:
         raise UserError(

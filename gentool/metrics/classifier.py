@@ -6,6 +6,8 @@ on samples).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,14 +17,16 @@ from gentool.errors import UserError
 from gentool.metrics.cache import digest_of
 from gentool.metrics.features import Workshop, image_shape
 from gentool.metrics.images import Images, gather
+from gentool.networks import build_classifier
 from gentool.networks.classifier import Classifier
 from gentool.networks.config import ResNet
 
-VERSION = 1
+VERSION = 2
 """Counts changes of the recipe below; part of every cache key."""
 CHANNELS, MULT = 16, (1, 2, 4, 8)
 BATCH, EPOCHS, MIN_STEPS, MAX_STEPS = 64, 20, 300, 2000
 LR, WEIGHT_DECAY = 2e-3, 1e-2
+BLOCK = 256
 HELD_OUT = 10
 """Every tenth reference image is kept from training, to say how good the judge is."""
 
@@ -30,7 +34,7 @@ HELD_OUT = 10
 def build(shape: tuple[int, int, int], classes: int) -> Classifier:
     """The untrained network: 16 to 128 channels over four levels, fewer for images under 8 x 8."""
     levels = min(len(MULT), min(shape[1:]).bit_length())
-    return Classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape[0], classes)
+    return build_classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape, classes)
 
 
 def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -98,6 +102,16 @@ def train_judge(images: Images, classes: int, device: torch.device) -> Judge:
     return Judge(train(pixels, labels, classes, device), device)
 
 
+def accuracy(classify: Callable[[Tensor], Tensor], images: Iterable[tuple[Tensor, Tensor | None]]) -> float:
+    """Share of a labelled set that `classify`, from uint8 (B, C, H, W) to logits, reads right."""
+    right = total = 0
+    for x, label in images:
+        assert label is not None
+        right += int((classify(x).argmax(1).cpu() == label.cpu()).sum())
+        total += len(label)
+    return right / total
+
+
 class ClassifierExtractor:
     """Penultimate features and logits of the classifier of the reference set."""
 
@@ -141,7 +155,7 @@ def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExt
     pixels, labels = gather(reference)
     kept = torch.arange(len(pixels)) % HELD_OUT == 0
     judge = Judge(train(pixels[~kept], labels[~kept], reference.classes, workshop.device), workshop.device)
-    said = torch.cat([judge(x).argmax(1).cpu() for x in pixels[kept].split(256)])
-    accuracy = float((said == labels[kept]).double().mean())
-    workshop.cache.save(key, judge.model.state_dict(), {"accuracy": accuracy})
-    return ClassifierExtractor(judge, accuracy)
+    tested = zip(pixels[kept].split(BLOCK), labels[kept].split(BLOCK), strict=True)
+    found = accuracy(judge, tested)
+    workshop.cache.save(key, judge.model.state_dict(), {"accuracy": found})
+    return ClassifierExtractor(judge, found)

@@ -157,6 +157,8 @@ class Evaluate(Strict):
     """Metrics by name; see docs/metrics.md."""
     features: str = "classifier"
     """Feature extractor: classifier, pixels, values (of vectors) or inception."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options of metrics by name, e.g. `{downstream: {epochs: 20}}`; see docs/metrics.md."""
     count: Positive | None = None
     """Samples to judge; absent: those of `sample`."""
 

@@ -17,7 +17,8 @@ from gentool.data.config import DataConfig
 from gentool.errors import UserError
 from gentool.families.names import BITS_PER_DIM
 from gentool.metrics.cache import default_folder
-from gentool.metrics.catalog import plan
+from gentool.metrics.catalog import METRICS, plan
+from gentool.metrics.catalog import settings as check_options
 from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
 from gentool.metrics.images import ImageArray, Images, ImageSet, VectorArray
@@ -77,6 +78,7 @@ def evaluate(
     reference: str | None = None,
     metrics: Sequence[str] = (),
     features: str | None = None,
+    options: Mapping[str, Any] | None = None,
     count: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -90,6 +92,7 @@ def evaluate(
     Args:
         reference: a data set by name or path; None takes the one the recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
+        options: what differs from the options of metrics there, by metric and key.
         settings: what differs from the recipe's `sample:` block, for a run.
 
     Raises:
@@ -120,7 +123,14 @@ def evaluate(
     evaluation, images, labels, samples = None, None, None, None
     if of_samples:
         # All that can be refused is, before samples are drawn.
-        plan(of_samples, chosen)
+        infos = plan(of_samples, chosen)
+        for name in options or {}:
+            if METRICS.check(name) not in of_samples:
+                raise UserError(f"--option {name}: the metric is not asked for; add --metric {name}")
+        wanted = {name: dict(given) for name, given in block.options.items()}
+        for name, given in (options or {}).items():
+            wanted[name] = {**wanted.get(name, {}), **given} if isinstance(given, Mapping) else given
+        check_options(infos, wanted)
         if kind == "points":
             raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
@@ -133,6 +143,7 @@ def evaluate(
             ImageSet(train, config.name),
             of_samples,
             chosen,
+            options=wanted,
             held_out=ImageSet(held_out, f"{config.name} (held out)"),
             cache=default_folder(),
             device="cuda" if torch.cuda.is_available() else "cpu",

@@ -57,6 +57,10 @@ CASES = {
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
     ),
+    "classifier cnn": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{name: cnn, channels: [4, 4, 8], width: 16}}, shift: 1}}",
+    ),
     "classifier of noisy states": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",

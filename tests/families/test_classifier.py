@@ -139,6 +139,14 @@ def test_log_p_goes_from_certainty_to_the_prior_over_the_whole_range(noisy: Path
     [
         (["model.network.noise_conditioned=true"], "add model.noise"),
         (["model.noise={process: {name: vp}, times: {name: discrete}}"], "needs the ddpm process"),
+        (
+            ["model.network={name: cnn}", "model.noise={}"],
+            "network cnn reads clean pictures only: take resnet",
+        ),
+        (
+            ["model.network={name: cnm}"],
+            "expected one of resnet, logreg, mlp, cnn, got 'cnm'; did you mean cnn?",
+        ),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(overrides: list[str], words: str) -> None:

@@ -18,6 +18,7 @@ from gentool.diffusion.convert import per_sample
 from gentool.errors import UserError
 from gentool.families.classifier.config import ClassifierRecipe
 from gentool.networks.classifier import Classifier
+from gentool.networks.config import ResNet
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training.fitting import model_batches
@@ -82,8 +83,10 @@ class ClassifierModule(GenModule):
             self.times = times.build(config.noise.times, self.process)
             self.stratified = config.noise.times.stratified
             precond = preconds.build(EdmPrecond(), self.process)
-        network = config.network.model_copy(update={"noise_conditioned": precond is not None})
-        self.model = ImageClassifier(networks.build_classifier(network, spec.shape[0], spec.classes), precond)
+        network = config.network
+        if isinstance(network, ResNet):
+            network = network.model_copy(update={"noise_conditioned": precond is not None})
+        self.model = ImageClassifier(networks.build_classifier(network, spec.shape, spec.classes), precond)
 
     def fit_to_data(self, dataset: DataSet) -> None:
         if self.model.precond is not None:

@@ -124,17 +124,18 @@ def account(
     sample_rate: float | None = None,
     steps: int | None = None,
     target_epsilon: float | None = None,
-    before: Sequence[Phase] = (),
+    before: Sequence[Phase] | None = None,
 ) -> Account:
     """Answers the question that the missing setting poses.
 
     Without a target, epsilon of the settings, or of `before` alone; with one, the noise multiplier or the
-    steps that keep to it. What `before` has spent on the same data always counts.
+    steps that keep to it. What `before` has spent on the same data always counts; None is no such phases.
 
     Raises:
         UserError: settings missing, too many, or out of range.
         BudgetError: `before` alone exceeds the target.
     """
+    alone, before = before is not None, before or ()
     found: Found = "epsilon"
     if target_epsilon is not None:
         if sample_rate is None or (noise_multiplier is None) == (steps is None):
@@ -151,7 +152,7 @@ def account(
             found = "steps"
             mechanism = SampledGaussian(noise_multiplier, sample_rate)
             steps = find_steps(target_epsilon, delta, mechanism, before, accountant)
-    elif before and noise_multiplier is sample_rate is steps is None:
+    elif alone and noise_multiplier is sample_rate is steps is None:
         return _of_phases(accountant, delta, merge(before))
     if noise_multiplier is None or sample_rate is None or steps is None:
         given = {"--noise-multiplier": noise_multiplier, "--sample-rate": sample_rate, "--steps": steps}
@@ -168,26 +169,17 @@ def account(
 
 
 def _of_phases(accountant: Accountant, delta: float, phases: tuple[Phase, ...]) -> Account:
+    mechanisms = {phase.mechanism for phase in phases}
+    only = mechanisms.pop() if len(mechanisms) == 1 else None
+    noise, rate = (only.noise_multiplier, only.sample_rate) if only else (None, None)
     steps = sum(phase.steps for phase in phases)
-    kinds = {phase.mechanism for phase in phases}
-    noise, rate = (
-        next((m.noise_multiplier, m.sample_rate) for m in kinds) if len(kinds) == 1 else (None, None)
-    )
     return Account(phases, accountant.epsilon(phases, delta), accountant, "epsilon", noise, rate, steps)
 
 
 def account_of(ledger: Ledger, plan: Plan, accountant: Accountant | None = None) -> Account:
     """What a run has spent by its `ledger`, at the delta and by the accountant of its `plan`."""
-    return account_of_runs([ledger], plan.delta, accountant or plan.judge)
-
-
-def account_of_runs(ledgers: Sequence[Ledger], delta: float, accountant: Accountant) -> Account:
-    """What several runs have spent together, as if on the same data; an upper bound where it was not."""
-    found = _of_phases(accountant, delta, merge(phase for ledger in ledgers for phase in ledger.phases()))
-    reasons = dict.fromkeys(reason for ledger in ledgers if (reason := ledger.not_private()))
-    targets = {None if ledger.plan is None else ledger.plan.target_epsilon for ledger in ledgers}
-    target = targets.pop() if len(ledgers) == 1 else None
-    return replace(found, target_epsilon=target, not_private="; ".join(reasons) or None)
+    found = _of_phases(accountant or plan.judge, plan.delta, ledger.phases())
+    return replace(found, target_epsilon=plan.target_epsilon, not_private=ledger.not_private())
 
 
 def rounded_up(value: float, places: int) -> str:

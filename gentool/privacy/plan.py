@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from gentool.errors import UserError
+from gentool.errors import BudgetError, UserError
 from gentool.privacy.accountants import ACCOUNTANTS, Accountant
 from gentool.privacy.calibrate import find_noise_multiplier
 from gentool.privacy.mechanisms import MAX_NOISE_MULTIPLIER, Phase, Release, merge
@@ -94,9 +94,9 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """What decides how much noise a step needs; plans that agree in it are the same plan."""
         noise = None if self.target_epsilon is not None else self.noise_multiplier
-        found = ("noise_multiplier", "first_step", "notes", "sensitivity", "debug_seed")
-        rest = {key: value for key, value in asdict(self).items() if key not in found}
-        return rest | {"noise_multiplier": noise, "enabled": self.noise_multiplier is not None}
+        outcome = ("first_step", "notes", "sensitivity", "debug_seed")
+        kept = {key: value for key, value in asdict(self).items() if key not in outcome}
+        return kept | {"noise_multiplier": noise}
 
     def lines(self) -> list[str]:
         """For people: what will be done, one figure a line."""
@@ -133,7 +133,7 @@ def plan(
 
     Raises:
         UserError: records are not stated, or no reasonable noise meets the target; says what would.
-        BudgetError: `before` alone exceeds the target.
+        BudgetError: `before` leaves no room for these steps.
     """
     records = privacy.records or public_records
     if records is None:
@@ -196,6 +196,11 @@ def _noise(made: Plan, target: float, before: Sequence[Phase]) -> float:
         noise = math.inf
     if noise <= MOST_NOISE:
         return noise
+    if before:
+        raise BudgetError(
+            f"after what was released before, no noise up to {MOST_NOISE:g} keeps {count} further steps within "
+            f"epsilon {target:g} at delta {made.delta:g}: no budget is left for them"
+        )
     needed = f"of {noise:.6g}" if noise < math.inf else f"above {MAX_NOISE_MULTIPLIER:g}"
     raise UserError(
         f"{target:g} at delta {made.delta:g} in {count} steps needs a noise multiplier {needed}, and with more "

@@ -29,6 +29,14 @@ class Strict(BaseModel):
     )
 
 
+class Misfit(ValueError):
+    """What a validator of a whole block finds wrong with one key inside it: the fault is told at that key."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class Trainer(Strict):
     max_steps: Positive = 1000
     """Optimiser steps in all; a resumed run goes on to this number."""
@@ -170,7 +178,7 @@ class Privacy(Strict):
     """false: the same code without noise and clipping, as a baseline; the ledger says that it is not private."""
     epsilon: Annotated[float, Field(gt=0)] | None = None
     """Target: the least noise that keeps trainer.max_steps within it is found. Give it or noise_multiplier."""
-    noise_multiplier: Annotated[float, Field(ge=0.01, le=1e6)] | None = None
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e6)] | None = None
     """Standard deviation of the noise / max_grad_norm, instead of a target."""
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Probability of the guarantee's failure; absent: 1/(10 records), rounded down to a power of ten."""
@@ -195,6 +203,15 @@ class Privacy(Strict):
     debug_seed: Annotated[int, Field(ge=0)] | None = None
     """Reproducible batches and noise, for debugging: whoever knows the seed can remove the noise: NOT PRIVATE."""
 
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _some_noise(cls, noise: float | None) -> float | None:
+        if noise is not None and noise < 0.01:
+            raise ValueError(
+                f"{noise:g} is no noise to speak of; to train without, say privacy.enabled: false"
+            )
+        return noise
+
     @field_validator("sample_rate")
     @classmethod
     def _fraction(cls, rate: float | str | None) -> float | str | None:
@@ -212,10 +229,8 @@ class Privacy(Strict):
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if self.enabled and (self.epsilon is None) == (self.noise_multiplier is None):
-            given = "neither" if self.epsilon is None else "both"
-            raise ValueError(
-                f"give epsilon (a target, the noise is found) or noise_multiplier; {given} is given"
-            )
+            found = "neither" if self.epsilon is None else "both"
+            raise ValueError(f"give epsilon (a target, the noise is found) or noise_multiplier; got {found}")
         return self
 
     def rate(self) -> float | None:

@@ -223,7 +223,9 @@ def test_the_gradient_of_k_draws_is_the_mean_of_single_draws_and_its_variance_fa
 
 def test_a_label_is_dropped_for_all_draws_of_its_record_or_for_none() -> None:
     module = made(model="conditional: true, classes: 10, label_dropout: 0.1")
-    batch = Batch(torch.zeros(20_000, 1, 8, 8, dtype=torch.uint8), torch.full((20_000,), 4), torch.arange(20_000))
+    batch = Batch(
+        torch.zeros(20_000, 1, 8, 8, dtype=torch.uint8), torch.full((20_000,), 4), torch.arange(20_000)
+    )
     module._seed(0)
     labels = module.examples(batch)["label"]
     assert labels.shape == (20_000,)  # one a record: the loss repeats it over its draws

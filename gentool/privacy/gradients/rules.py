@@ -70,7 +70,14 @@ def linear(tape: Tape, names: Names, x: Tensor, weight: Tensor, bias: Tensor | N
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, anchor: Tensor, tape: Tape, names: Any, how: Any
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        anchor: Tensor,
+        tape: Tape,
+        names: Any,
+        how: Any,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.tape, ctx.names, ctx.how = tape, names, how
@@ -232,7 +239,9 @@ def layer_norm(
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, index: Tensor, weight: Tensor, padding: int | None, tape: Tape, name: str) -> Tensor:
+    def forward(
+        ctx: Any, index: Tensor, weight: Tensor, padding: int | None, tape: Tape, name: str
+    ) -> Tensor:
         ctx.save_for_backward(index)
         ctx.padding, ctx.tape, ctx.name, ctx.size = padding, tape, name, len(weight)
         return F.embedding(index, weight)

@@ -18,6 +18,7 @@ from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
 from gentool.tasks.train import build_module, quiet_lightning
 from gentool.training.module import GenModule
+from gentool.training.probe import random_batch
 
 BUDGET = 20.0
 """Seconds that the timed steps may take; the batch is cut until one step fits."""
@@ -99,17 +100,6 @@ def data_spec(recipe: Recipe) -> DataSpec:
     if expected is None or recipe.data.present():
         return open_set(recipe.data, "train").spec
     return expected
-
-
-def random_batch(spec: DataSpec, size: int, device: torch.device) -> Batch:
-    """Data of the right shape and type, and nothing else."""
-    generator = torch.Generator().manual_seed(0)
-    if spec.kind == "image":
-        x = torch.randint(0, 256, (size, *spec.shape), generator=generator, dtype=torch.uint8)
-    else:
-        x = torch.randn(size, *spec.shape, generator=generator)
-    labels = torch.randint(0, max(1, spec.classes), (size,), generator=generator)
-    return Batch(x.to(device), labels.to(device), torch.arange(size, device=device))
 
 
 def measure(module: GenModule, spec: DataSpec, device: torch.device) -> tuple[int, float, int]:

@@ -7,7 +7,7 @@ which `losses` averages, so that a record is clipped once, after everything that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gentool.errors import UserError
 
-Examples = Mapping[str, Tensor]
+Examples = dict[str, Tensor]
 """Tensors (B, ...), row i of each belonging to record i alone."""
 Losses = Callable[[Examples], Tensor]
 """Examples -> (B,) losses, each a function of the module's weights and of its own row alone."""

@@ -49,7 +49,7 @@ class Vmap(Engine):
     def part(self, examples: Examples, clip: float) -> ClippedSum:
         weights = {name: p.detach() for name, p in self.parameters.items()}
         try:
-            gradients, losses = self._per_record(weights, dict(examples))
+            gradients, losses = self._per_record(weights, examples)
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise

@@ -64,7 +64,7 @@ def _sums(g: Tensor) -> Tensor:
 
 def linear(tape: Tape, names: Names, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     used = names(weight), names(bias)
-    return _Linear.apply(*_autocast(x, weight, bias), weight, tape, used)  # type: ignore[no-any-return]
+    return _Linear.apply(*_autocast(x, weight, bias), weight, tape, used)
 
 
 class _Convolution(torch.autograd.Function):
@@ -144,7 +144,7 @@ def convolution(
         raise NoRuleError("there is no rule for a convolution without batch, or with its padding in words")
     how = (*([v] * axes if isinstance(v, int) else list(v) for v in (stride, padding, dilation)), groups)
     used = names(weight), names(bias)
-    return _Convolution.apply(*_autocast(x, weight, bias), weight, tape, used, how)  # type: ignore[no-any-return]
+    return _Convolution.apply(*_autocast(x, weight, bias), weight, tape, used, how)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -195,7 +195,7 @@ def group_norm(
         raise NoRuleError("there is no rule for a group norm with a scale alone or a shift alone")
     x = x.to(torch.promote_types(x.dtype, weight.dtype))
     used = names(weight), names(bias)
-    return _GroupNorm.apply(x, weight, bias, num_groups, eps, tape, used)  # type: ignore[no-any-return]
+    return _GroupNorm.apply(x, weight, bias, num_groups, eps, tape, used)
 
 
 class _Affine(torch.autograd.Function):
@@ -234,7 +234,7 @@ def layer_norm(
     normal = F.layer_norm(x, normalized_shape, None, None, eps)
     if names(weight) is None and names(bias) is None:
         raise NoRuleError("there is no rule for a layer norm of computed weights")
-    return _Affine.apply(normal, weight, bias, tape, (names(weight), names(bias)))  # type: ignore[no-any-return]
+    return _Affine.apply(normal, weight, bias, tape, (names(weight), names(bias)))
 
 
 class _Embedding(torch.autograd.Function):
@@ -274,7 +274,7 @@ def embedding(
         raise NoRuleError("there is no rule for an embedding that rescales rows or gradients by the batch")
     if padding_idx is not None and padding_idx < 0:
         padding_idx += len(weight)
-    return _Embedding.apply(index, weight, padding_idx, tape, name)  # type: ignore[no-any-return]
+    return _Embedding.apply(index, weight, padding_idx, tape, name)
 
 
 RULES: dict[Any, Callable[..., Tensor]] = {

@@ -32,7 +32,7 @@ def recipe(data: str = "{name: digits}", model: str = "conditional: true", **key
         "family": "dpdm",
         "data": data,
         "model": f"{{network: {network}, {model}}}",
-        "privacy": "{epsilon: 10, noise_multiplicity: 2}",
+        "privacy": "{epsilon: 10, noise_multiplicity: 2, records: 1000}",
         **keys,
     }
     text = "".join(f"{key}: {value}\n" for key, value in blocks.items() if value)

@@ -86,7 +86,11 @@ def tiny(name: str, folder: Path) -> list[str]:
     path = folder / "tiny.npz"
     labels = {"arr_1": np.full(8, spec.classes - 1)} if spec.classes else {}
     np.savez(path, arr_0=pixels, **labels)
-    return [f"data={{name: npz, path: {json.dumps(str(path))}, batch_size: 2}}"]
+    changes = [f"data={{name: npz, path: {json.dumps(str(path))}, batch_size: 2}}"]
+    if (privacy := resolved(name).recipe.privacy) is not None:  # such a file has no published size
+        draws = min(2, privacy.noise_multiplicity)
+        changes += ["privacy.records=100", f"privacy.noise_multiplicity={draws}"]
+    return changes
 
 
 def thin(name: str) -> list[str]:

@@ -34,6 +34,11 @@ def check_privacy(recipe: Recipe) -> Recipe:
             "private training takes 32-true, 64-true or bf16-mixed: float16 needs its losses scaled, and "
             "records that overflow would be left out",
         )
+    if recipe.trainer.compile and recipe.privacy.engine != "vmap":
+        raise Misfit(
+            "trainer.compile",
+            "private training compiles with privacy.engine: vmap alone; say that too, or leave it out",
+        )
     if recipe.trainer.strategy not in STRATEGIES:
         raise Misfit(
             "trainer.strategy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,12 +89,20 @@ class PrivateTraining:
 
 
 def prepare(
-    run: RunFolder, resolved: Resolved, module: GenModule, state: dict[str, Any] | None, main: bool, say: Say
+    run: RunFolder,
+    resolved: Resolved,
+    module: GenModule,
+    state: dict[str, Any] | None,
+    *,
+    allow_change: bool,
+    main: bool,
+    say: Say,
 ) -> PrivateTraining | None:
     """Opens the ledger, settles the plan and tells it; None for a recipe without `privacy:`.
 
     Args:
         state: the checkpoint that training goes on from.
+        allow_change: calibrate the noise of the steps to come anew where more of them are asked for.
 
     Raises:
         UserError: the model or the checkpoint does not go with private training, or no noise meets the target.
@@ -106,25 +114,28 @@ def prepare(
     if recipe.privacy is None:
         return None
     check(module)
+    if state is None:
+        module.fit_privately()
     ledger = _ledger(run, resolved, main)
     kept = None if state is None else state["ledger"]
     if ledger is not None and kept is not None and not ledger.holds(kept):
         raise CorruptError("the ledger was cut back, or is another run's: restore it", str(run.ledger))
     made = _plan(recipe, ledger, done)
+    before = None if ledger is None else ledger.plan
+    if before is not None and before.noise_multiplier != made.noise_multiplier and not allow_change:
+        made = replace(before, steps=made.steps)
     steps = recipe.trainer.max_steps
     left = None if ledger is None or done >= steps else ledger.remaining(made)
     stop = steps if left is None else min(steps, done + left)
     if done >= stop and done < steps:
         raise BudgetError(
             f"one more step than the {done} taken would exceed epsilon {made.target_epsilon:g} at delta "
-            f"{made.delta:g}: the run is complete as it is",
+            f"{made.delta:g}: the run is complete as it is, or goes on with more noise (--allow-change)",
             str(run.path),
         )
     if main and ledger is not None and done < steps:
-        if ledger.plan is not None and ledger.plan != made:
-            say(
-                "warning: the noise, the sample rate or the length changed: the steps to come are a new phase"
-            )
+        if before is not None and before.release != made.release:
+            say("warning: the noise or the sample rate changed: the steps to come are a new phase")
         ledger.adopt(made)
         for line in (*made.lines(), *_expected(made, ledger, stop - done)):
             say(line)

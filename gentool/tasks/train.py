@@ -123,12 +123,12 @@ def _train(
     before = run.read_provenance()
     if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
-    private = prepare(run, resolved, module, state, is_main_process(), say)
+    private = prepare(
+        run, resolved, module, state, allow_change=allow_change, main=is_main_process(), say=say
+    )
     if state is None:
         if private is None:
             module.fit_to_data(dataset)
-        else:
-            module.fit_privately()
         module.prepare_training()
     else:
         snapshot.restore_weights(module, state)
@@ -231,14 +231,14 @@ def fit(
         raise UserError(
             f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
         )
-    if config.compile:
-        compile_network(module, trainer.strategy.root_device, say)
     rank, world = trainer.global_rank, trainer.world_size
     batches: Sampler[Tensor]
     if private is not None:
         step = private.set_up(module, trainer.strategy.root_device, rank, world, say)
         batches = step.batches(len(dataset), module.step, private.stop)
+        compiled: Sequence[Any] = (step.engine,)
     else:
+        compiled = module.compiled_parts()
         batches = StepBatches(
             len(dataset),
             recipe.data.batch_size,
@@ -248,6 +248,8 @@ def fit(
             start=module.step * config.accumulate,
             stop=config.max_steps * config.accumulate,
         )
+    if config.compile:
+        compile_in_place(compiled, trainer.strategy.root_device, say)
     try:
         trainer.fit(
             module, loader(dataset, batches, workers=recipe.data.workers, pin=torch.cuda.is_available())
@@ -259,8 +261,8 @@ def fit(
         ) from None
 
 
-def compile_network(module: GenModule, device: torch.device, say: Say) -> None:
-    """torch.compile in place, so that names in the state dict stay as they are.
+def compile_in_place(parts: Sequence[Any], device: torch.device, say: Say) -> None:
+    """torch.compile of networks (or of a private engine) in place, so that names in the state dict stay as they are.
 
     Compilation happens at the first call, so what it needs (a compiler for the device) is tried on a sum first.
     """
@@ -270,8 +272,8 @@ def compile_network(module: GenModule, device: torch.device, say: Say) -> None:
         reason = str(error).splitlines()[0]
         say(f"warning: torch.compile does not work here, training goes on without it: {reason}")
         return
-    for child in module.compiled_parts():
-        child.compile()
+    for part in parts:
+        part.compile()
 
 
 def make_loggers(names: Sequence[str], folder: Path) -> Any:

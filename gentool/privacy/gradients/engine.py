@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gentool.errors import UserError
+from gentool.networks.embedding import full_precision
 
 Examples = dict[str, Tensor]
 """Tensors (B, ...), row i of each belonging to record i alone."""
@@ -117,16 +118,18 @@ def weighted_sum(gradients: list[Tensor], clip: float) -> tuple[Tensor, Tensor]:
     bad = ~norms.isfinite()
     if bool(bad.any()):  # 0 times infinity is no number
         flat = [g.masked_fill(bad[:, None], 0) for g in flat]
-    with exact_products():
+    with exact_products(weight.device):
         return torch.cat([weight.to(g.dtype) @ g for g in flat]), norms
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Matrix products in full float32: with TF32's ten bits a sum could exceed the norms it was clipped by."""
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Matrix products in full float32, without autocast or TF32: with fewer bits a sum could exceed the norms that
+    it was clipped by."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with full_precision(device):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -46,6 +46,10 @@ class Vmap(Engine):
 
         self._per_record = vmap(grad_and_value(loss), in_dims=(None, 0), randomness="different")
 
+    def compile(self) -> None:
+        """Fuses the mapped forward and backward pass by torch.compile, at the first call."""
+        self._per_record = torch.compile(self._per_record)
+
     def part(self, examples: Examples, clip: float) -> ClippedSum:
         weights = {name: p.detach() for name, p in self.parameters.items()}
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from gentool.networks.embedding import full_precision
 from gentool.privacy.gradients.engine import ClippedSum, Engine, Examples, NoRuleError, records
 from gentool.privacy.gradients.rules import RULES
 from gentool.privacy.gradients.tape import Tape
@@ -21,10 +22,14 @@ class Layers(Engine):
     """
 
     def part(self, examples: Examples, clip: float) -> ClippedSum:
-        tape = Tape(records(examples))
+        device = next(iter(self.parameters.values())).device
+        tape = Tape(records(examples), device)
         with _Watch(tape, self.parameters):
             losses = self.losses(examples)
-        losses.sum().backward()
+        with full_precision(
+            device
+        ):  # what was computed under autocast stays in its type, sums over it do not
+            losses.sum().backward()
         stray = [name for name, p in self.parameters.items() if p.grad is not None]
         if stray:
             self.module.zero_grad(set_to_none=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gentool.errors import UserError
 from gentool.networks.blocks import GroupNorm
@@ -39,12 +39,22 @@ class Opacus(Engine):
 
     def part(self, examples: Examples, clip: float) -> ClippedSum:
         count = records(examples)
+        owners = [m for m in self.module.modules() if any(p.requires_grad for p in m.parameters(False))]
+        modes = [m.training for m in owners]
+        # Opacus 1.6 unfolds images as if their channels came first in memory, and is wrong where they come last.
+        first = [m.register_forward_pre_hook(_contiguous) for m in owners if isinstance(m, nn.Conv2d)]
         self._hooked.enable_hooks()
         try:
+            for owner in owners:  # the hooks of a layer that is not in training do nothing
+                owner.training = True
             losses = self._hooked(examples)
             losses.sum().backward()
             gradients = [self._taken(name, count) for name in self.parameters]
         finally:
+            for hook in first:
+                hook.remove()
+            for owner, mode in zip(owners, modes, strict=True):
+                owner.training = mode
             self._hooked.disable_hooks()
             self._hooked.zero_grad(set_to_none=True)
         total, norms = weighted_sum(gradients, clip)
@@ -57,3 +67,7 @@ class Opacus(Engine):
             raise NoRuleError(f"opacus finds no gradient for {name}")
         uses = found if isinstance(found, list) else [found]
         return sum(g.unflatten(0, (count, -1)).sum(1) for g in uses)
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous() for x in inputs)

@@ -107,8 +107,9 @@ class Rows:
 class Tape:
     """What one backward pass over B = `records` records leaves of each parameter, by its name."""
 
-    def __init__(self, records: int) -> None:
+    def __init__(self, records: int, device: torch.device) -> None:
         self.records = records
+        self.device = device
         self._kept: dict[str, Kept] = {}
 
     def fold(self, rows: Tensor, where: str) -> Tensor:
@@ -144,7 +145,7 @@ class Tape:
         if missing:
             raise NoRuleError(f"no gradient reached {', '.join(missing)}")
         kept = [self._kept[name] for name in names]
-        with exact_products():
+        with exact_products(self.device):
             norms = torch.stack([k.squares() for k in kept]).sum(0).sqrt()
             bad = ~norms.isfinite()
             if bool(bad.any()):  # 0 times infinity is no number

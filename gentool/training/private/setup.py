@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gentool.errors import UserError
 from gentool.privacy.gradients.catalog import ENGINES
-from gentool.privacy.gradients.engine import Engine, Examples, NoRuleError
+from gentool.privacy.gradients.engine import Engine, Examples, NoRuleError, chunks
 from gentool.privacy.gradients.functional import Microbatch
 from gentool.privacy.gradients.memory import bytes_per_record
 from gentool.recipes.schema import Privacy
@@ -80,7 +80,7 @@ def build_engine(module: GenModule, privacy: Privacy, say: Say) -> Engine:
 
 
 def _check_pure(module: GenModule, engine: Engine, examples: Examples) -> None:
-    """Every trainable weight has a gradient, and the forward pass writes to no buffer."""
+    """Every trainable weight has a gradient, and the loss of a record is its own: no buffers, no other records."""
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     gradients = torch.autograd.grad(
         module.losses(examples).sum(), list(engine.parameters.values()), allow_unused=True
@@ -90,6 +90,14 @@ def _check_pure(module: GenModule, engine: Engine, examples: Examples) -> None:
         raise UserError(
             f"the loss does not depend on {', '.join(unused)}: freeze what is not trained, as it would be given "
             "noise and nothing else",
+            "model",
+        )
+    with _evaluating(module), torch.no_grad():
+        whole, alone = module.losses(examples), torch.cat([module.losses(row) for row in chunks(examples, 1)])
+    if not float((whole - alone).norm()) <= AGREE * float(alone.norm()):
+        raise UserError(
+            "the loss of a record depends on the others of its batch: a layer mixes records, so that one of them "
+            "moves the gradients of all",
             "model",
         )
     for name, buffer in module.named_buffers():
@@ -110,8 +118,8 @@ def _compare(engine: Engine, examples: Examples) -> None:
     for a, b in ((want.norms, got.norms), (want.total, got.total)):
         if not float((a - b).norm()) <= AGREE * float(a.norm()):
             raise NoRuleError(
-                "the gradients of single records differ from those of a loop over them: a layer mixes records, or "
-                "is given them in another order"
+                "the gradients of single records differ from those of a loop over them: a layer is given records "
+                "in an order that its rule does not expect"
             )
 
 

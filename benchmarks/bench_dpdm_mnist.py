@@ -33,9 +33,9 @@ class Row:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        target = "enabled: false" if self.epsilon is None else f"epsilon: {self.epsilon}"
-        privacy = f"{{{target}, delta: {DELTA}, noise_multiplicity: {self.draws}}}"
-        return f"model.config={self.config}", f"privacy={privacy}"
+        target = "enabled=false" if self.epsilon is None else f"epsilon={self.epsilon}"
+        draws = f"privacy.noise_multiplicity={self.draws}"
+        return f"model.config={self.config}", f"privacy.{target}", draws
 
 
 INF, TEN, ONE, ONE_SINGLE = Row(None, "edm", 8), Row(10, "edm", 8), Row(1, "edm", 8), Row(1, "edm", 1)
@@ -56,7 +56,7 @@ class Scale:
     classifier: tuple[str, ...] = ()
 
 
-QUICK = Scale((INF, TEN, ONE, ONE_SINGLE, FIFTH, FIFTH_V), 3, 10_000, ("logreg", "mlp"), 15)
+QUICK = Scale((INF, TEN, ONE, ONE_SINGLE, FIFTH, FIFTH_V), 3, 5000, ("logreg", "mlp"), 15)
 GPU = Scale(
     (TEN, ONE, ONE_SINGLE),
     1,
@@ -70,6 +70,7 @@ GPU = Scale(
         "trainer.max_steps=400",
         "optimizer.lr=1.0e-3",
         "sample.steps=99",
+        "privacy.max_grad_norm=1.0",
     ),
     classifier=("data.batch_size=4096", "trainer.max_steps=1000", "optimizer.lr=1.0e-3"),
 )
@@ -84,17 +85,20 @@ Found = dict[str, list[dict[str, float]]]
 """Row's name -> figures, one entry a seed."""
 
 
-def measure(scale: Scale, root: Path, seed: int, recipe: str = RECIPE) -> Found:
-    """Trains, samples and judges every row; rows about noise multiplicity `scale.seeds` times."""
+def measure(scale: Scale, seed: int, recipe: str = RECIPE, data: tuple[str, ...] = ()) -> Found:
+    """Trains, samples and judges every row; rows about noise multiplicity `scale.seeds` times.
+
+    Args:
+        data: overrides that say where the data are, after those of the scale, which may bring a block of data.
+    """
     found: Found = {}
     judge: PublicJudge | None = None
     fid: tuple[Judge, Any] | None = None
     for row in scale.rows:
         repeats = scale.seeds if row in (ONE, ONE_SINGLE) else 1
         for number in range(seed, seed + repeats):
-            overrides = (f"data.root={root}", *row.overrides, f"seed={number}")
-            # a block of data comes first: it would take the root away
-            module, cost = trained(recipe, (*scale.overrides, *overrides))
+            overrides = (*scale.overrides, *data, *row.overrides, f"seed={number}")
+            module, cost = trained(recipe, overrides)
             if judge is None:
                 judge, fid = judges(module.recipe.data, scale)
             pictures, labels = drawn(module, scale.count, number)
@@ -206,7 +210,7 @@ def mean(rows: list[dict[str, float]], key: str) -> float:
 
 def run(settings: Settings) -> Result:
     scale = QUICK if settings.quick else GPU
-    found = measure(scale, settings.data_dir, settings.seed)
+    found = measure(scale, settings.seed, data=(f"data.root={settings.data_dir}",))
     figures: dict[str, Any] = {"by_row": found}
     if settings.quick:
         claims = quick_claims(found)

@@ -179,7 +179,12 @@ def _of_phases(accountant: Accountant, delta: float, phases: tuple[Phase, ...]) 
 def account_of(ledger: Ledger, plan: Plan, accountant: Accountant | None = None) -> Account:
     """What a run has spent by its `ledger`, at the delta and by the accountant of its `plan`."""
     found = _of_phases(accountant or plan.judge, plan.delta, ledger.phases())
-    return replace(found, target_epsilon=plan.target_epsilon, not_private=ledger.not_private())
+    return replace(
+        found,
+        target_epsilon=plan.target_epsilon,
+        not_private=ledger.not_private(),
+        remarks=(ledger.remark,) if ledger.remark else (),
+    )
 
 
 def rounded_up(value: float, places: int) -> str:

@@ -9,6 +9,7 @@ taken, when the loop has really stopped.
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,12 +69,15 @@ class Ledger:
         """The ledger of a run that was trained.
 
         Raises:
-            UserError: there is none. CorruptError: a line of it is not as it was written.
+            UserError: there is none, or nothing in it. CorruptError: a line of it is not as it was written.
         """
         path = Path(path)
         if not path.is_file():
             raise UserError("there is no ledger: what was spent on the data is not known", str(path))
-        return cls(Journal.open(path))
+        journal = Journal.open(path)
+        if not journal.records:
+            raise UserError("the ledger is empty: what was spent on the data is not known", str(path))
+        return cls(journal)
 
     @classmethod
     def start(cls, path: Path | str, header: Mapping[str, Any] | None = None) -> Ledger:
@@ -85,7 +89,13 @@ class Ledger:
         path = Path(path)
         ledger = cls(Journal.open(path) if path.is_file() else Journal(path))
         if not ledger._journal.records:
-            words = {"unit": statement.UNIT, "adjacency": statement.ADJACENCY, "noise": statement.NOISE}
+            # Runs by one recipe would else have the same ledger, and copies of one run could not be told from them.
+            words = {
+                "id": secrets.token_hex(8),
+                "unit": statement.UNIT,
+                "adjacency": statement.ADJACENCY,
+                "noise": statement.NOISE,
+            }
             ledger._write({"ledger": FORMAT, **words, **(header or {})})
         return ledger
 
@@ -97,6 +107,11 @@ class Ledger:
     def holds(self, head: str) -> bool:
         """Whether the ledger goes on from the state that had this `head`."""
         return self._journal.holds(head)
+
+    @property
+    def id(self) -> str:
+        """Of the run: copies of its folder share it."""
+        return str(self.header["id"])
 
     @property
     def plan(self) -> Plan | None:
@@ -163,6 +178,16 @@ class Ledger:
         last = {one.life: one.count for one in self.stretches if one.life and one.life not in self._settled}
         return sum(last.values())
 
+    @property
+    def remark(self) -> str | None:
+        """Where the account may be too high, in words."""
+        if not self.unsettled:
+            return None
+        return (
+            "the run was killed, or is being trained: "
+            f"up to {self.unsettled} of its steps may not have been taken, and are counted"
+        )
+
     def not_private(self) -> str | None:
         """Why the run protects nobody, or None where it does."""
         if any(one.release.noise_multiplier is None for one in self.stretches):
@@ -196,7 +221,7 @@ class Ledger:
         if first:
             if record["ledger"] != FORMAT:
                 raise ValueError(f"format {record['ledger']!r}; this gentool reads {FORMAT}")
-            self.header = {key: value for key, value in record.items() if key != "ledger"}
+            self.header = {"id": record["id"], **record}
         elif "plan" in record:
             self.plans.append(Plan.read(record["plan"]))
         elif "reserve" in record:

@@ -34,17 +34,16 @@ class Spending:
             UserError: one is no run, was trained without privacy, or is named twice.
             CorruptError: a ledger is not as it was written.
         """
-        if len({run.resolve() for run in runs}) < len(runs):
-            raise UserError("a run is named twice, and would be counted twice")
         folders = [RunFolder.open(run) for run in runs]
         ledgers = tuple(map(ledger_of, folders))
+        seen: dict[str, Path] = {}
+        for folder, ledger in zip(folders, ledgers):
+            if (other := seen.setdefault(ledger.id, folder.path)) is not folder.path:
+                raise UserError(f"is the same run as {other}, and would be counted twice", str(folder.path))
         remarks = []
         for folder, ledger in zip(folders, ledgers):
-            if ledger.unsettled:
-                remarks.append(
-                    f"{folder.path} was killed, or is being trained: up to {ledger.unsettled} of its steps may "
-                    "not have been taken, and are counted"
-                )
+            if ledger.remark is not None:
+                remarks.append(f"{folder.path}: {ledger.remark}")
         known = {folder.read_provenance().get("data_fingerprint") for folder in folders} - {None}
         if len(known) > 1:
             remarks.append(

@@ -52,6 +52,8 @@ class Trainer(Strict):
     """Where to train."""
     accumulate: Positive = 1
     """Batches per optimiser step."""
+    auto_microbatch: bool = True
+    """Work off a batch that does not fit the GPU's memory in parts, with the same gradient, instead of stopping."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Clip the gradient's global norm to this."""
     compile: bool = False

@@ -115,6 +115,7 @@ def _train(
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
     module = build_module(recipe, dataset.spec)
+    module.say = say
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
     state, bad = checkpoints.newest(run.checkpoints)

@@ -126,6 +126,7 @@ def test_steps_taken_again_after_a_kill_are_paid_again(tmp_path: Path) -> None:
     again = Ledger.start(tmp_path / "l")
     again.reserve(whole.release, 900, 50)
     assert Ledger.open(tmp_path / "l").phases()[0].steps == 1050
+    assert "up to 1050 of its steps" in account_of(again, whole).remarks[0]
     assert again.remaining(whole) == 3450
 
 
@@ -220,12 +221,24 @@ def test_without_a_ledger_nothing_is_known(tmp_path: Path) -> None:
         Ledger.open(tmp_path / "l")
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"ledger":1,"id'], ids=["empty", "half a header"])
+def test_a_ledger_killed_at_its_first_line_is_nothing_yet_and_starts_again(
+    torn: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "l").write_bytes(torn)
+    with pytest.raises(UserError, match="ledger is empty"):
+        Ledger.open(tmp_path / "l")
+    Ledger.start(tmp_path / "l").reserve(made().release, 0, 1)
+    assert counted(Ledger.open(tmp_path / "l"))[1.0] == 1
+
+
 @pytest.mark.parametrize(
     ("record", "what"),
     [
         ({"ledger": 2}, "format 2"),
         ({"reserve": {}}, "one header"),
-        ({"ledger": 1, "x": 1}, None),
+        ({"ledger": 1}, "'id'"),
+        ({"ledger": 1, "id": "x"}, None),
     ],
 )
 def test_a_file_that_is_no_ledger_is_told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,6 +125,7 @@ def test_what_is_refused(make: Make, tmp_path: Path, capsys: pytest.CaptureFixtu
         ([tmp_path / "none"], 2, "no such run folder"),
         ([tmp_path], 2, "not a run folder"),
         ([folder, folder], 2, "counted twice"),
+        ([folder, shutil.copytree(folder, tmp_path / "copy")], 2, "counted twice"),
         ([broken], 4, "line 3"),
         ([folder, "--delta=2"], 2, "delta"),
     ):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.privacy.gradients import memory
-from gentool.privacy.gradients.catalog import ENGINES
 from gentool.privacy.gradients.engine import Engine, NoRuleError
+from gentool.privacy.gradients.engines import ENGINES
 from tests.conformance.test_families import batch_of, make
 from tests.privacy.private_modules import CASES as DRAWN
 from tests.privacy.private_modules import drawn_module

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from scipy import stats
 from torch import Tensor
 
-from gentool.privacy.gradients.catalog import ENGINES
+from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.plan import Plan
 from gentool.privacy.randomness import Secrets
 from gentool.training.private.step import PrivateStep

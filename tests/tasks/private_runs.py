@@ -9,11 +9,11 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-STEPS = 60
+STEPS = 40
 TINY = (
     "edm/digits-dp-small",
     f"trainer.max_steps={STEPS}",
-    "trainer.checkpoint_every=7",
+    "trainer.checkpoint_every=6",
     "trainer.log_every=20",
     "data.batch_size=32",
     "data.limit=200",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gentool.errors import UserError
 from gentool.privacy.account import account_of
-from gentool.privacy.gradients.catalog import ENGINES
+from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.ledger import Ledger
 from gentool.privacy.mechanisms import Phase
 from gentool.runs import checkpoints

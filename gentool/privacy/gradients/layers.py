@@ -26,14 +26,16 @@ class Layers(Engine):
         tape = Tape(records(examples), device)
         with _Watch(tape, self.parameters):
             losses = self.losses(examples)
-        with full_precision(
-            device
-        ):  # what was computed under autocast stays in its type, sums over it do not
+        held = [p.grad for p in self.parameters.values()]
+        for p in self.parameters.values():
+            p.grad = None
+        with full_precision(device):  # what autocast made stays in its type; sums over records do not
             losses.sum().backward()
         stray = [name for name, p in self.parameters.items() if p.grad is not None]
+        for p, g in zip(self.parameters.values(), held, strict=True):
+            p.grad = g
         if stray:
-            self.module.zero_grad(set_to_none=True)
-            raise NoRuleError(f"the gradients of {', '.join(stray)} escape the rules")
+            raise NoRuleError(f"the gradient of {stray[0]} escapes the rules")
         total, norms = tape.clipped(list(self.parameters), clip)
         return ClippedSum(total, losses.detach(), norms)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gentool.errors import UserError
-from gentool.privacy.gradients.catalog import ENGINES
 from gentool.privacy.gradients.engine import Engine, Examples, NoRuleError, chunks
+from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.gradients.functional import Microbatch
 from gentool.privacy.gradients.memory import bytes_per_record
 from gentool.recipes.schema import Privacy

@@ -12,7 +12,7 @@ import torch
 from gentool import families
 from gentool.data import open_set
 from gentool.errors import UserError
-from gentool.privacy.gradients.catalog import ENGINES
+from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.ledger import Ledger
 from gentool.recipes.resolve import resolve
 from gentool.runs.weights import load_weights

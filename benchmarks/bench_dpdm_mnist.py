@@ -56,7 +56,7 @@ class Scale:
     classifier: tuple[str, ...] = ()
 
 
-QUICK = Scale((INF, TEN, ONE, ONE_SINGLE, FIFTH, FIFTH_V), 3, 5000, ("logreg", "mlp"), 15)
+QUICK = Scale((INF, TEN, ONE, ONE_SINGLE, FIFTH, FIFTH_V), 3, 5000, ("logreg", "mlp"), 50)
 GPU = Scale(
     (TEN, ONE, ONE_SINGLE),
     1,

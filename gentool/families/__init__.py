@@ -21,6 +21,7 @@ FAMILIES: Registry[Family] = Registry(
     {
         "edm": "gentool.families.edm.config:FAMILY",
         "cld": "gentool.families.cld.config:FAMILY",
+        "dpdm": "gentool.families.dpdm.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",

@@ -198,6 +198,19 @@ def test_digits_at_toy_size(bench: Any) -> None:
     json.dumps(found.figures, allow_nan=False)
 
 
+def test_private_diffusion_at_toy_size(bench: Any) -> None:
+    """Every row is trained and judged, and a claim is made of each; what they say at this size means nothing."""
+    dpdm = bench("bench_dpdm_mnist")
+    scale = dpdm.Scale(dpdm.QUICK.rows, 1, 60, ("logreg",), 1, ("trainer.max_steps=2", "sample.steps=3"))
+    found = dpdm.measure(scale, 0, "dpdm/digits-small")
+    assert set(found) == {row.name for row in scale.rows}
+    for rows in found.values():
+        for row in rows:
+            row["mlp"] = row["logreg"]
+    assert len(dpdm.quick_claims(found)) == 4
+    json.dumps(found, allow_nan=False)
+
+
 def test_the_privacy_audit_at_toy_size(bench: Any) -> None:
     """Its lower bounds are honest and useful: below epsilon, and above half of it where that is easy."""
     audit = bench("bench_privacy_audit")

@@ -57,6 +57,14 @@ CASES = {
         "encoder: residual, resample: fir, embedding: fourier}, augment: 0.5}",
     ),
     "pfgmpp": ("pfgmpp", f"{DIGITS}model: {{{MLP}, conditional: true, dims: 16}}"),
+    **{
+        f"dpdm {config}": (
+            "dpdm",
+            f"{DIGITS}model: {{config: {config}, {MLP}, conditional: true, classes: 10}}\n"
+            "privacy: {epsilon: 10, noise_multiplicity: 2}",
+        )
+        for config in ("edm", "v")
+    },
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
@@ -39,6 +40,7 @@ class GenModule(LightningModule):
 
     Attributes:
         draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
+        remedies: what to change when the loss or the weights became NaN.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
@@ -47,6 +49,7 @@ class GenModule(LightningModule):
     """
 
     draws_samples: ClassVar[bool] = True
+    remedies: ClassVar[str] = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
     model: nn.Module
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
@@ -89,6 +92,10 @@ class GenModule(LightningModule):
 
         `guide` is the classifier that the request will bring.
         """
+
+    def usable_solvers(self) -> dict[str, str | None]:
+        """Every solver's name, with None where this model can be sampled with it, else the reason why not."""
+        return dict.fromkeys(SOLVERS, None if self.draws_samples else "this model draws no samples")
 
     def guide(self) -> Guide:
         """This model as the classifier of classifier guidance.

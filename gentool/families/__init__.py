@@ -42,13 +42,14 @@ def recipe_schema(name: str) -> type[Recipe]:
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
     own_name: Any = Literal[name]
     shared = family.recipe.model_fields
+    sample = CheckedSample.model_validate(shared["sample"].default.model_dump())  # the family's own, checked
     return create_model(
         f"{family.recipe.__name__}OnData",
         __base__=family.recipe,
         __doc__=family.summary,
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
-        sample=(CheckedSample, Field(CheckedSample(), description=shared["sample"].description)),
+        sample=(CheckedSample, Field(sample, description=shared["sample"].description)),
         evaluate=(CheckedEvaluate, Field(CheckedEvaluate(), description=shared["evaluate"].description)),
     )
 

@@ -21,6 +21,7 @@ FAMILIES: Registry[Family] = Registry(
     {
         "edm": "gentool.families.edm.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
+        "ddgan": "gentool.families.ddgan.config:FAMILY",
     },
     group="gentool.families",
 )

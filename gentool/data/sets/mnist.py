@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from gentool.data.fetch import Remote
 from gentool.data.idx import read_idx
 from gentool.data.options import RootConfig, Split
-from gentool.data.source import ArraySource, Source
+from gentool.data.source import ArraySource, Source, checked_labels
 from gentool.errors import UserError
 
 _STEMS = {"train": "train", "test": "t10k"}
@@ -56,12 +58,21 @@ class MnistConfig(RootConfig):
         return True
 
     def source(self, split: Split) -> Source:
+        images, labels, where = self.read(split)
+        return ArraySource(where, images[..., None], labels, self.class_names, options=self)
+
+    def read(self, split: Split) -> tuple[np.ndarray, np.ndarray, str]:
+        """Pictures (N, 28, 28) uint8, labels (N,) uint8, and the pictures' file.
+
+        Raises:
+            UserError: files are missing. CorruptError: they cannot be read, or do not belong together.
+        """
         images, labels = (
             self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")
         )
-        return ArraySource(
-            str(images), read_idx(images, 3)[..., None], read_idx(labels, 1), self.class_names, options=self
-        )
+        pixels, marks = read_idx(images, 3), read_idx(labels, 1)
+        checked_labels(str(images), marks, len(pixels), tuple("0123456789"))
+        return pixels, marks, str(images)
 
     def present(self) -> bool:
         try:

@@ -53,6 +53,17 @@ CASES = {
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
     ),
+    "ddgan": (
+        "ddgan",
+        f"{DIGITS}model: {{network: {{name: latent-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "latent: 4, style: 8, layers: 1}, discriminator: {name: conv, channels: 8, mult: [1, 2], embedding: 8}, "
+        "conditional: true, flip: true}",
+    ),
+    "ddgan points": (
+        "ddgan",
+        "data: {name: toy2d, count: 200}\nmodel: {network: {name: latent-mlp, width: 32}, "
+        "discriminator: {name: mlp, width: 32}}",
+    ),
 }
 
 
@@ -96,6 +107,12 @@ def outcome(module: GenModule) -> Tensor:
 
 DRAWING = [name for name, (family, _) in CASES.items() if families.module_class(family).draws_samples]
 JUDGED = [name for name in CASES if name not in DRAWING]
+BY_EXAMPLES = [
+    name
+    for name, (family, _) in CASES.items()
+    if families.module_class(family).losses is not GenModule.losses
+]
+"""Whose loss is a mean over examples; the others train by a step of their own."""
 
 
 @pytest.fixture(params=list(CASES))
@@ -118,6 +135,7 @@ def test_the_entry_tells_what_the_lists_show(name: str) -> None:
     assert {"data", "model", "trainer", "optimizer", "ema", "sample", "evaluate"} <= set(fields)
 
 
+@pytest.mark.parametrize("case", BY_EXAMPLES)
 def test_an_examples_loss_does_not_depend_on_the_others(case: str) -> None:
     module = make(case)
     losses = []
@@ -129,6 +147,7 @@ def test_an_examples_loss_does_not_depend_on_the_others(case: str) -> None:
         torch.testing.assert_close(other[0], losses[0][0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", BY_EXAMPLES)
 def test_the_loss_is_a_function_of_the_step_alone(case: str) -> None:
     """The same training batch gives the same bits, another one other noise: what exact resumption stands on."""
     module, losses = make(case), []
@@ -150,6 +169,7 @@ def test_every_weight_learns(case: str) -> None:
             assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("case", BY_EXAMPLES)
 def test_plain_descent_on_one_batch_lowers_its_loss(case: str) -> None:
     module, losses = make(case).train(), []
     batch = batch_of(module, list(range(16)))

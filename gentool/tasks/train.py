@@ -28,7 +28,7 @@ from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
-from gentool.tasks.card import model_card
+from gentool.tasks.card import account_of_run, model_card
 from gentool.tasks.resume import check_same_run, find_run
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
@@ -107,6 +107,7 @@ def _train(
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
     module = build_module(recipe, dataset.spec)
+    module.say = say
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
     state, bad = checkpoints.newest(run.checkpoints)
@@ -302,7 +303,8 @@ def finish(
     }
     provenance["steps"] = module.step
     write_json(run.provenance, provenance)
-    write_text(run.card, model_card(resolved, provenance, log.rows if log else []))
+    rows, account = log.rows if log else [], account_of_run(run, resolved)
+    write_text(run.card, model_card(resolved, provenance, rows, account=account))
 
 
 def stopped(signum: int, step: int, run: RunFolder) -> GentoolError:

@@ -340,12 +340,13 @@ def test_a_ring_is_found_whole_with_a_latent_and_not_without(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("trainer.accumulate=2", "accumulate (2)"),
-        ("trainer.precision=16-mixed", "bf16-mixed"),
-        ("trainer.strategy=fsdp", "whole weights"),
+        ("trainer.accumulate=2", "trainer.accumulate: 2: the two networks"),
+        ("privacy={epsilon: 10, delta: 1.0e-5}", "privacy: private training needs"),
+        ("trainer.precision=16-mixed", "trainer.precision: the gradient"),
+        ("trainer.strategy=fsdp", "trainer.strategy: the gradient"),
         ("model.steps=0", "model.steps"),
-        ("model.steps=2", "sample"),
-        ("sample.solver=dpmpp-2m", "cannot sample a ddgan run"),
+        ("model.steps=2", "sample.steps: 4 steps are not the 2"),
+        ("sample.solver=dpmpp-2m", "sample.solver: dpmpp-2m cannot sample a ddgan run"),
         ("model.schedule={name: geometric, var_min: 0.5, var_max: 0.4}", "var_min (0.5) must lie below"),
         ("model.schedule={name: cosine}", "expected one of vp, geometric"),
         ("model.network={name: song-unet}", "latent-unet, latent-mlp"),
@@ -409,11 +410,17 @@ def test_the_module_says_which_solvers_it_can_use(toy: Path) -> None:
                 module.check_request(sample.model_copy(update={"solver": name}))
 
 
-def test_what_the_settings_imply_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    module = module_of(*TOY, "model.steps=16", "sample.steps=16")
-    module.fit_to_data(open_set(module.recipe.data, "train"))
-    assert "beyond 8 the paper's quality falls" in caplog.text
-    caplog.clear()
-    odd = module_of(*DIGITS, "data.batch_size=6")
-    odd.fit_to_data(open_set(odd.recipe.data, "train"))
-    assert "4 does not divide the batch of 6; groups of 3" in caplog.text
+def test_what_the_settings_imply_is_said() -> None:
+    said: list[str] = []
+    for arguments in (
+        (*TOY, "model.steps=16", "sample.steps=16"),
+        (*DIGITS, "data.batch_size=6"),
+        TOY,
+        DIGITS,
+    ):
+        module = module_of(*arguments)
+        module.say = said.append
+        module.fit_to_data(open_set(module.recipe.data, "train"))
+    assert len(said) == 2
+    assert "16; beyond 8 the paper's own results fall" in said[0]
+    assert "4 does not divide a batch of 6; groups of 3" in said[1]

@@ -57,6 +57,9 @@ class MnistConfig(RootConfig):
     def has_test(self) -> bool:
         return True
 
+    def published(self) -> int:
+        return 60_000
+
     def source(self, split: Split) -> Source:
         images, labels, where = self.read(split)
         return ArraySource(where, images[..., None], labels, self.class_names, options=self)

@@ -31,6 +31,9 @@ class StackedMnistConfig(MnistConfig):
     aliases: ClassVar[tuple[str, ...]] = ("mnist", *MnistConfig.aliases)
     class_names: ClassVar[tuple[str, ...]] = tuple(f"{number:03}" for number in range(1000))
 
+    def published(self) -> int:
+        return COPIES * super().published()
+
     def source(self, split: Split) -> Source:
         return StackedSource(self, split)
 

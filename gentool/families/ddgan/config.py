@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from gentool.families.base import Family
 from gentool.networks.gan_config import ConvDiscriminator, DiscriminatorConfig, GeneratorConfig, LatentUNet
-from gentool.recipes.schema import Optimizer, Positive, Recipe, Sample, Strict, Trainer
+from gentool.recipes.schema import Misfit, Optimizer, Positive, Recipe, Sample, Strict
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -111,29 +111,32 @@ class DdganRecipe(Recipe):
     sample: Sample = Sample(solver=SOLVER, steps=4)
     """What `gentool sample RUN` does when nothing is said; solver and steps are those of the model."""
 
-    @field_validator("trainer")
-    @classmethod
-    def _trainable(cls, trainer: Trainer) -> Trainer:
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        """What two networks that take turns cannot do, told before training."""
+        if self.privacy is not None:
+            raise Misfit(
+                "privacy",
+                "private training needs a loss that is a mean over examples; here a generator and a discriminator "
+                "train each other",
+            )
+        trainer = self.trainer
         if trainer.accumulate != 1:
-            raise ValueError(
-                f"accumulate ({trainer.accumulate}): the two networks take turns within a batch, so that batches "
-                "cannot be put together; raise data.batch_size instead"
+            raise Misfit(
+                "trainer.accumulate",
+                f"{trainer.accumulate}: the two networks take turns within a batch, so that batches cannot be put "
+                "together; raise data.batch_size",
             )
         if trainer.precision == "16-mixed":
-            raise ValueError(
-                "precision 16-mixed: the gradient penalty's second derivatives leave float16's range; "
-                "use bf16-mixed or 32-true"
+            raise Misfit(
+                "trainer.precision",
+                "the gradient penalty's second derivatives leave float16's range; use bf16-mixed or 32-true",
             )
         if trainer.strategy == "fsdp":
-            raise ValueError("strategy fsdp: the gradient penalty needs whole weights; use ddp")
-        return trainer
-
-    @field_validator("sample")
-    @classmethod
-    def _own_chain(cls, sample: Sample, info: ValidationInfo) -> Sample:
-        if "model" in info.data and (fault := unusable(sample, info.data["model"].steps)) is not None:
-            raise ValueError(": ".join(fault))
-        return sample
+            raise Misfit("trainer.strategy", "the gradient penalty needs whole weights; use ddp")
+        if (fault := unusable(self.sample, self.model.steps)) is not None:
+            raise Misfit(f"sample.{fault[0]}", fault[1])
+        return self
 
 
 FAMILY = Family(

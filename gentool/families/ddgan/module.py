@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
@@ -27,8 +26,6 @@ from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 MANY_STEPS = 8
 """Beyond this the paper's own results fall: the networks are shared by all steps."""
-
-log = logging.getLogger(__name__)
 
 
 class Turn(NamedTuple):
@@ -85,15 +82,14 @@ class DdganModule(GenModule):
         """
         config = self.recipe.model
         if config.steps > MANY_STEPS:
-            log.warning("model.steps: %d; beyond %d the paper's quality falls", config.steps, MANY_STEPS)
+            self.say(
+                f"warning: model.steps is {config.steps}; beyond {MANY_STEPS} the paper's own results fall"
+            )
         if isinstance(self.discriminator, ConvDiscriminator):
             batch, group = self.recipe.data.batch_size, self.discriminator.group
             if (size := group_size(batch, group)) != group:
-                log.warning(
-                    "model.discriminator.group: %d does not divide the batch of %d; groups of %d",
-                    group,
-                    batch,
-                    size,
+                self.say(
+                    f"warning: model.discriminator.group: {group} does not divide a batch of {batch}; groups of {size}"
                 )
         if config.network.tanh and self.spec.kind != "image":
             bounds = [(float(x.min()), float(x.max())) for x in model_batches(dataset)]

@@ -48,13 +48,13 @@ PARAMETERS = {
     "ddgan/celebahq256-paper": 39_726_979 + 27_737_217,
     "ddgan/lsun-church256-paper": 39_726_979 + 27_737_217,
     "ddgan/stacked-mnist-small": 5_025_732,
-    "ddgan/mnist-small": 1_255_618,
+    "ddgan/mnist-small": 669_378,
     "ddgan/toy2d-small": 19_523,
 }
 THINNER = {
     "song-unet": ("network.channels=16",),
     "adm-unet": ("network.channels=16", "network.head_channels=16", "network.blocks=1"),
-    "latent-unet": ("network.channels=8", "network.blocks=1", "discriminator.channels=4"),
+    "latent-unet": ("network.channels=4", "network.blocks=1", "discriminator.channels=2"),
 }
 PAPER = [name for name in shipped.names() if name.endswith("-paper")]
 

@@ -97,13 +97,6 @@ def test_pairs_are_the_chain_in_its_order() -> None:
     torch.testing.assert_close(last[:, 0], chain.beta.sqrt().float())
 
 
-def test_the_papers_code_puts_a_trace_of_noise_on_the_data() -> None:
-    chain = Chain(VpSchedule(), 4, data_noise=1e-8)
-    zeros = torch.zeros(1, 2, dtype=torch.float64)
-    x, _ = chain.pair(zeros, torch.zeros(1, dtype=torch.int64), zeros + 1, zeros)
-    torch.testing.assert_close(x, zeros + 1e-4, rtol=1e-6, atol=0)
-
-
 def test_the_last_step_ends_on_the_prediction_without_noise() -> None:
     chain = Chain(VpSchedule(), 4)
     x0, x_next, noise = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0)).unbind(0)

@@ -22,13 +22,10 @@ class Chain:
         beta: of the step from level k to k + 1.
         abar, abar_next: at level k (1 for k = 0), and at k + 1.
         from_x0, from_next, variance: c1, c2 and v of q(x_k | x_{k+1}, x0) = N(c1 x0 + c2 x_{k+1}, v I).
-
-    Args:
-        data_noise: variance of noise on x0 itself in `pair`.
     """
 
-    def __init__(self, config: ScheduleConfig, steps: int, data_noise: float = 0.0) -> None:
-        self.steps, self.data_noise = steps, data_noise
+    def __init__(self, config: ScheduleConfig, steps: int) -> None:
+        self.steps = steps
         t = config.t_min + (1 - config.t_min) * torch.arange(steps + 1, dtype=torch.float64) / steps
         log_abar = log_alpha_bar(config, t)
         log_abar = log_abar - log_abar[0]
@@ -46,8 +43,7 @@ class Chain:
             k: (B,) int64.
             noise, noise_next: (B, ...) standard normal.
         """
-        kept = self.abar * (1 - self.data_noise)
-        x = at(kept.sqrt(), k, x0) * x0 + at((1 - kept).sqrt(), k, x0) * noise
+        x = at(self.abar.sqrt(), k, x0) * x0 + at((1 - self.abar).sqrt(), k, x0) * noise
         return x, at((1 - self.beta).sqrt(), k, x0) * x + at(self.beta.sqrt(), k, x0) * noise_next
 
     def posterior(self, x0: Tensor, x_next: Tensor, k: Tensor, noise: Tensor) -> Tensor:

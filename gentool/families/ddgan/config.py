@@ -72,8 +72,6 @@ class DdganModel(Strict):
     """Denoising steps T: the network calls of a sample."""
     schedule: ScheduleConfig = VpSchedule()
     """Noise levels of the steps."""
-    data_noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Variance of noise on the data themselves; 1e-8 in the paper's code."""
     r1: R1 = R1()
     """Gradient penalty of the discriminator."""
     conditional: bool = False

@@ -70,7 +70,7 @@ class DdganModule(GenModule):
         if config.flip and spec.kind != "image":
             raise UserError(f"model.flip is for images; {recipe.data.name} is {spec.kind} data")
         self.classes = spec.classes if config.conditional else 0
-        self.chain = Chain(config.schedule, config.steps, config.data_noise)
+        self.chain = Chain(config.schedule, config.steps)
         self.model = build_generator(config.network, spec.shape, self.classes)
         self.discriminator = build_discriminator(config.discriminator, spec.shape, self.classes)
 

@@ -130,21 +130,21 @@ def points_claims(
     return [
         Claim(
             "four steps with the latent find all 25 modes, every seed",
-            "figure 4: the modes of 25 Gaussians, by eye",
+            "25 Gaussians, by eye",
             f"{listed('modes', latent)} of 25; {listed('within', latent)} of the points within 3 standard deviations",
             f"the same without the latent: {listed('modes', without)}; {listed('within', without)}",
             min(row["modes"] for row in latent) == 25,
         ),
         Claim(
             "with the latent at most a third of the KL of the run without it",
-            "table 2 (CIFAR-10): recall 0.57 against 0.42, FID 3.75 against 20.6",
+            "CIFAR-10: recall 0.57 against 0.42, FID 3.75 against 20.6",
             f"KL {listed('kl', latent)} ({', '.join(f'{r:.2g}' for r in ratios)} times)",
             f"no latent, seed by seed: {listed('kl', without)}",
             statistics.median(ratios) <= 1 / 3,
         ),
         Claim(
             "four steps cover the modes better than one",
-            "table 2 (CIFAR-10): recall 0.57 against 0.19",
+            "CIFAR-10: recall 0.57 against 0.19",
             f"KL {by_steps[4]['kl']:.3g}; from best to worst: "
             + ", ".join(f"T={steps} {by_steps[steps]['kl']:.3g}" for steps in ranking),
             f"one step, the same networks: {by_steps[1]['kl']:.3g}",
@@ -191,7 +191,7 @@ def stacked_claims(found: dict[str, dict[str, float]]) -> list[Claim]:
     return [
         Claim(
             "at least 990 of StackedMNIST's 1000 modes in four steps",
-            "table 3: 1000 modes, KL 0.071",
+            "1000 modes, KL 0.071",
             f"{four['modes']:.0f} modes, KL {four['kl']:.3g}",
             f"one step: {one['modes']:.0f} modes; {floor}",
             four["modes"] >= 990,
@@ -231,7 +231,7 @@ def on_cifar10(scale: Scale, seed: int, folder: str) -> tuple[dict[str, Any], li
     found = {"latent": distance(), "no_latent": distance(NO_LATENT)}
     claim = Claim(
         "the latent lowers the Frechet distance on CIFAR-10",
-        "table 2: FID 3.75 against 20.6",
+        "FID 3.75 against 20.6",
         f"{found['latent']:.4g}",
         f"no latent: {found['no_latent']:.4g}; features of the evaluation's classifier",
         found["latent"] < found["no_latent"],

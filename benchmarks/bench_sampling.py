@@ -126,7 +126,7 @@ def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
     module = ready(build(scale, "edm", device))
     watch = Stopwatch(module.model.network)
     found = {}
-    for name in SOLVERS:
+    for name in SOLVERS.fitting():
         draw(module, name, 1, device)
         runs = [
             watch.share_outside(lambda n=name: draw(module, n, scale.steps, device))

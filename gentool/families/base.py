@@ -17,6 +17,7 @@ class Family:
         paper: authors, year and title.
         recipe: the class of its recipes; `data` is typed by `families.recipe_schema`.
         module: `"package.module:Class"` of its Lightning module, imported when it is built.
+        state_parts: of its process (`diffusion.process.Process`): which solvers its recipes may name.
     """
 
     name: str
@@ -24,3 +25,4 @@ class Family:
     paper: str
     recipe: type[Recipe]
     module: str
+    state_parts: int = 1

@@ -1,4 +1,4 @@
-"""Discriminators of two neighbouring states of a chain, told which step it is (Xiao et al. 2022, appendix C)."""
+"""Discriminators of two neighbouring states of a chain, told which step it is (Xiao et al. 2022, 2112.07804)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Recipe blocks of generators with a latent and of their discriminators, told apart by `name`. No torch here.
 
-Source: Xiao, Kreis and Vahdat 2022 (denoising diffusion GANs), appendix C.
+Source: Xiao, Kreis and Vahdat 2022 (denoising diffusion GANs, 2112.07804).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Generators with a latent: x0 from a noisy state, its step and z (Xiao et al. 2022, appendix C)."""
+"""Generators with a latent: x0 from a noisy state, its step and z (Xiao et al. 2022, 2112.07804)."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class UNetGenerator(Generator):
 
 
 class MlpGenerator(Generator):
-    """A leaky MLP on state, latent, and the embeddings of step and label side by side (section 5.2's toy)."""
+    """A leaky MLP on state, latent, and the embeddings of step and label side by side (the paper's toy)."""
 
     def __init__(self, config: configs.LatentMlp, shape: tuple[int, ...], classes: int) -> None:
         super().__init__(config.latent, config.tanh)

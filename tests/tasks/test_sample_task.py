@@ -84,7 +84,7 @@ def test_switches(switches: list[str], nfe: float, whole_run: Path, tmp_path: Pa
     assert used["steps"] == int(switches[3])
 
 
-@pytest.mark.parametrize("name", SOLVERS.names())
+@pytest.mark.parametrize("name", SOLVERS.fitting())
 def test_every_solver_draws_from_a_trained_run(name: str, whole_run: Path, tmp_path: Path) -> None:
     drawn = sample(whole_run, count=3, out=tmp_path / "s.npz", settings={"solver": name, "steps": 6})
     assert drawn.images.shape == (3, 8, 8, 1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gentool.data.fetch import Remote
-from gentool.data.idx import read_idx
 from gentool.data.options import RootConfig, Split
-from gentool.data.source import ArraySource, Source, checked_labels
 from gentool.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gentool.data.source import Source
 
 _STEMS = {"train": "train", "test": "t10k"}
 
@@ -61,6 +62,8 @@ class MnistConfig(RootConfig):
         return 60_000
 
     def source(self, split: Split) -> Source:
+        from gentool.data.arrays import ArraySource  # here, not above: a recipe is checked without numpy
+
         images, labels, where = self.read(split)
         return ArraySource(where, images[..., None], labels, self.class_names, options=self)
 
@@ -70,6 +73,9 @@ class MnistConfig(RootConfig):
         Raises:
             UserError: files are missing. CorruptError: they cannot be read, or do not belong together.
         """
+        from gentool.data.arrays import checked_labels
+        from gentool.data.idx import read_idx
+
         images, labels = (
             self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")
         )

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
-
-from gentool.data.choice import shuffled
 from gentool.data.options import Split
 from gentool.data.sets.mnist import MnistConfig
-from gentool.data.source import DataSpec, Source, fit_rows, fitted_shape
 
-COPIES = 2
-"""How often each digit is used in each channel."""
-_KEY = 0x737461636B656401
+if TYPE_CHECKING:
+    from gentool.data.source import Source
 
 
 class StackedMnistConfig(MnistConfig):
@@ -31,40 +25,13 @@ class StackedMnistConfig(MnistConfig):
     aliases: ClassVar[tuple[str, ...]] = ("mnist", *MnistConfig.aliases)
     class_names: ClassVar[tuple[str, ...]] = tuple(f"{number:03}" for number in range(1000))
 
+    copies: ClassVar[int] = 2
+    """How often each digit stands in each channel."""
+
     def published(self) -> int:
-        return COPIES * super().published()
+        return self.copies * super().published()
 
     def source(self, split: Split) -> Source:
+        from gentool.data.stacked import StackedSource  # here, not above: a recipe is checked without numpy
+
         return StackedSource(self, split)
-
-
-class StackedSource(Source):
-    """Triples of MNIST's pictures by row, fixed for ever; each digit stands twice in each channel.
-
-    Row i shows the digits a, b, c as red, green and blue and has the label 100 a + 10 b + c.
-    """
-
-    def __init__(self, config: StackedMnistConfig, split: Split) -> None:
-        images, digits, where = config.read(split)
-        self.triples = np.stack(
-            [
-                np.concatenate([shuffled(len(digits), _KEY + channel + 3 * copy) for copy in range(COPIES)])
-                for channel in range(3)
-            ],
-            axis=1,
-        )
-        labels = digits[self.triples].astype(np.int64) @ np.array([100, 10, 1])
-        shape = fitted_shape(where, "image", config.original, config)
-        names = config.class_names
-        super().__init__(where, DataSpec("image", shape, len(names), names), labels)
-        self.images, self.options = images, config
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        stacked = np.moveaxis(self.images[self.triples[rows]], 1, -1)
-        return fit_rows(stacked, self.where, self.options)
-
-    def digest(self) -> str:
-        total = hashlib.sha256(np.ascontiguousarray(self.images).data)
-        total.update(np.ascontiguousarray(self.triples, "<i8").data)
-        total.update(np.ascontiguousarray(self.labels, "<i8").data)
-        return total.hexdigest()

@@ -1,4 +1,4 @@
-"""The forward chain of T large steps and its posterior (Xiao et al. 2022, section 3 and appendix A; 2112.07804).
+"""The forward chain of T large steps and its posterior (Xiao et al. 2022, 2112.07804).
 
 Levels i = 0 .. T lie at t_i = t_min + (1 - t_min) i/T. The networks see the index k = i - 1 of the level that a
 step arrives at: k = T-1 takes noise down to level T-1, and k = 0 ends on the data.

@@ -80,6 +80,13 @@ class DdganModel(Strict):
     """Mirror half of the training pictures left to right."""
 
 
+class DdganSample(Sample):
+    solver: str = SOLVER
+    """Solver by name: no other than that of the default."""
+    steps: Positive = 4
+    """Steps of the chain: those of the model."""
+
+
 def unusable(sample: Sample, steps: int) -> tuple[str, str] | None:
     """The first key of a `sample:` block that a chain of so many steps cannot honour, and the reason."""
     if sample.solver != SOLVER:
@@ -106,7 +113,7 @@ class DdganRecipe(Recipe):
         name="adam", lr=1.25e-4, betas=(0.5, 0.9), schedule="cosine", final=0.08
     )
     """The discriminator's optimiser."""
-    sample: Sample = Sample(solver=SOLVER, steps=4)
+    sample: DdganSample = DdganSample()
     """What `gentool sample RUN` does when nothing is said; solver and steps are those of the model."""
 
     @model_validator(mode="after")

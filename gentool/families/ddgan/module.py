@@ -55,6 +55,7 @@ class DdganModule(GenModule):
 
     recipe: DdganRecipe
     model: Generator
+    takes_turns = True
     remedies = (
         "raise model.r1.gamma, lower optimizer.lr and discriminator_optimizer.lr, or set trainer.clip_norm"
     )
@@ -161,7 +162,7 @@ class DdganModule(GenModule):
         return self.chain.posterior(x0, turn.x_next, turn.k, turn.noise)
 
     def discriminator_loss(self, turn: Turn, told: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """E softplus(-D(real)) + E softplus(D(fake)), every `r1.every` steps with the penalty (eq. 4), and figures.
+        """E softplus(-D(real)) + E softplus(D(fake)), every `r1.every` steps with the penalty, and figures.
 
         Args:
             told: whether the figures are wanted.

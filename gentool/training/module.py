@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
@@ -44,6 +45,8 @@ class GenModule(LightningModule):
 
     Attributes:
         draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
+        remedies: what to change when the loss or the weights became NaN.
+        takes_turns: whether a training step goes back through one of several networks at a time.
         averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
             `losses` averages (noise multiplicity).
         draws: how many; above 1 in private training alone.
@@ -60,6 +63,8 @@ class GenModule(LightningModule):
     """
 
     draws_samples: ClassVar[bool] = True
+    remedies: ClassVar[str] = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
+    takes_turns: ClassVar[bool] = False
     averages_draws: ClassVar[bool] = False
     own_private_step: ClassVar[bool] = False
     model: nn.Module
@@ -122,6 +127,10 @@ class GenModule(LightningModule):
 
         `guide` is the classifier that the request will bring.
         """
+
+    def usable_solvers(self) -> dict[str, str | None]:
+        """Every solver's name, with None where this model can be sampled with it, else the reason why not."""
+        return dict.fromkeys(SOLVERS, None if self.draws_samples else "this model draws no samples")
 
     def solver_name(self, settings: Sample) -> str:
         """What draws the samples, as results and file names tell it."""
@@ -240,6 +249,9 @@ class GenModule(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's backward pass; out of memory, the step is worked off again in parts."""
         config = self.recipe.trainer
+        if not self.automatic_optimization:  # a step of its own, whose losses are not means over examples
+            super().backward(loss, *args, **kwargs)
+            return
         try:
             super().backward(loss, *args, **kwargs)
             return

@@ -77,6 +77,17 @@ CASES = {
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
     ),
+    "ddgan": (
+        "ddgan",
+        f"{DIGITS}model: {{network: {{name: latent-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "latent: 4, style: 8, layers: 1}, discriminator: {name: conv, channels: 8, mult: [1, 2], embedding: 8}, "
+        "conditional: true, flip: true}",
+    ),
+    "ddgan points": (
+        "ddgan",
+        "data: {name: toy2d, count: 200}\nmodel: {network: {name: latent-mlp, width: 32}, "
+        "discriminator: {name: mlp, width: 32}}",
+    ),
     "dp-sinkhorn dcgan": (
         "dp-sinkhorn",
         "data: {name: digits, limit: 64, batch_size: 16}\n"

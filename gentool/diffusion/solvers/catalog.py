@@ -6,7 +6,7 @@ module free of torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,17 @@ GRIDS: Registry[Any] = Registry(
 """Names to `gentool.diffusion.grids.Rule`s; third parties' by the entry point group `gentool.grids`."""
 
 
+REASONS = {
+    "denoiser": "it integrates one denoiser in data space, which this model is not",
+    "time": "it depends on a process's own time, which this model does not have",
+    "adaptive": "it chooses its own noise levels, and this model knows fixed ones alone",
+    "derivative": "it differentiates the network in the noise level, and this one knows discrete levels alone",
+    "head": "this run has no head that predicts the derivative: distil one with `gentool train genie/... base=RUN` "
+    "and sample that run, or take ttm2, which differentiates the network itself",
+}
+"""What is told where a model lacks what a solver needs."""
+
+
 @dataclass(frozen=True)
 class SolverInfo:
     """One row of `gentool solvers list`.
@@ -41,11 +52,14 @@ class SolverInfo:
         order: global order of the end point's error on smooth grids with the default options.
         nfe: network calls per sample for N steps.
         stochastic: whether it draws noise with the default options.
-        needs: what it asks for beyond a predictor: `"time"` (depends on the process's time variable),
-            `"adaptive"` (chooses its own steps between the ends of the grid: no step callback).
+        needs: what it asks for beyond predictions: `"time"` (depends on the process's time variable),
+            `"adaptive"` (chooses its own steps between the ends of the grid: no step callback), `"derivative"`
+            (differentiates the network along the flow), `"head"` (a head that predicts that derivative).
         grid: the grid it is published with.
         options: names of the options a recipe may set.
         preset: values that the name gives to fields; an option of the same name overrides.
+        model: what it integrates: `"denoiser"`, one denoiser in data space; a family with a state of its own (a
+            velocity beside the data) names its own kind.
     """
 
     name: str
@@ -59,6 +73,14 @@ class SolverInfo:
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     preset: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "denoiser"
+
+    def lacking(self, means: Set[str]) -> str | None:
+        """Why a model of these means (`model` and `needs` that it meets) cannot be sampled so; None when it can."""
+        missing = [need for need in (self.model, *self.needs) if need not in means]
+        if not missing:
+            return None
+        return REASONS.get(missing[0], f"it needs what this model does not have: {missing[0]}")
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise a `UserError` that lists the options there are at the first unknown one."""
@@ -86,6 +108,7 @@ _HERE = "gentool.diffusion.solvers."
 _DDIM, _SCORE_SDE, _EDM = "DDIM, 2010.02502", "Score SDE, 2011.13456", "EDM, 2206.00364"
 _DPM, _DPMPP = "DPM-Solver, 2206.00927", "DPM-Solver++, 2211.01095"
 _DEIS, _PNDM, _UNIPC = "DEIS, 2204.13902", "PNDM, 2202.09778", "UniPC, 2302.04867"
+_GENIE = "GENIE, 2210.05475"
 _MOMENTUM = "Momentum samplers, 2307.11118"
 
 # fmt: off
@@ -192,6 +215,12 @@ SOLVERS = SolverCatalog(
     SolverInfo("ghvb", _HERE + "momentum:Ghvb", "2", "N", _MOMENTUM,
                "Generalised heavy ball: momentum without the loss of order",
                grid="uniform-t", options=("order",)),
+    SolverInfo("ttm2", _HERE + "taylor:Taylor2", "2", "3N", _GENIE,
+               "Second-order Taylor steps with the exact derivative: a call, and a product that costs two",
+               grid="power-t", needs=("derivative",), preset={"source": "exact"}),
+    SolverInfo("genie", _HERE + "taylor:Taylor2", "2", "N", _GENIE,
+               "Second-order Taylor steps with the derivative that a distilled head predicts",
+               grid="power-t", needs=("head",), preset={"source": "head"}),
     SolverInfo("rk45", _HERE + "adaptive:Rk45", "5", "2 + 6 per trial", _SCORE_SDE,
                "Dormand-Prince 5(4) in log sigma with step sizes chosen per sample",
                needs=("adaptive",), options=("atol", "rtol")),

@@ -24,6 +24,7 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
+from gentool.tasks.base import matched
 from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide, SampleRequest
@@ -66,9 +67,10 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     """
     run = RunFolder.open(path)
     resolved = stored_recipe(run, overrides)
-    tensors, _ = load_weights(run.require_weights())
-    spec = data_spec(run)
-    module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)
+    tensors, metadata = load_weights(run.require_weights())
+    family = resolved.recipe.family
+    base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
+    module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:

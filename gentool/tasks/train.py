@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from gentool.runs import checkpoints
 from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
-from gentool.runs.weights import save_weights
+from gentool.runs.weights import fingerprint, save_weights
+from gentool.tasks.base import DIGEST, keep, kept, named
 from gentool.tasks.card import model_card
 from gentool.tasks.resume import check_same_run, find_run
+from gentool.tasks.sample import load_run
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
@@ -105,7 +107,9 @@ def _train(
     quiet_lightning()
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
-    module = build_module(recipe, dataset.spec)
+    rank_zero = is_main_process()
+    base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else {}
+    module = build_module(recipe, dataset.spec, load_run(kept(run).path)[2] if base else None)
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
     state, bad = checkpoints.newest(run.checkpoints)
@@ -121,12 +125,12 @@ def _train(
         snapshot.restore_weights(module, state)
         done = module.step >= config.max_steps
         say(f"{'complete at' if done else 'going on from'} step {module.step} of {config.max_steps}")
-    rank_zero = is_main_process()
     provenance = {
         **describe_machine(),
         "recipe": resolved.name,
         "data_fingerprint": dataset.fingerprint,
         "data_spec": asdict(dataset.spec),
+        **({"base": base} if base else {}),
     }
     if rank_zero:
         checkpoints.sweep(run.checkpoints)
@@ -139,7 +143,7 @@ def _train(
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
-            save_model(run, trained, resolved)
+            save_model(run, trained, resolved, {DIGEST: base["sha256"]} if base else {})
         trainer.strategy.barrier()
 
     step_end = StepEnd(
@@ -168,10 +172,31 @@ def is_main_process() -> bool:
     return next((int(rank) == 0 for rank in ranks if rank is not None), True)
 
 
-def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
-    """The family's module with freshly initialised weights; the same for the same seed."""
+def build_module(recipe: Recipe, spec: DataSpec, base: GenModule | None = None) -> GenModule:
+    """The family's module with freshly initialised weights; the same for the same seed.
+
+    Args:
+        base: what a family that distils starts from; None takes what the recipe names: a run, or for a dry run the
+            untrained model of a recipe.
+    """
+    started = [base or named_base(recipe, spec)] if families.FAMILIES.get(recipe.family).distils else []
     torch.manual_seed(mix(recipe.seed, "weights"))
-    return families.module_class(recipe.family)(recipe, spec)
+    return families.module_class(recipe.family)(recipe, spec, *started)
+
+
+def named_base(recipe: Any, spec: DataSpec) -> GenModule:
+    """The model of the run that a recipe's `base:` names, or the untrained one of the recipe that it names."""
+    run = named(recipe.base)
+    if run is not None:
+        return load_run(run.path)[2]
+    return build_module(resolve(recipe.base, (), families.recipe_schema).recipe, spec)
+
+
+def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> dict[str, str]:
+    """Sees to it that the run folder holds its base; what provenance says of it."""
+    if rank_zero:
+        keep(recipe.base, run, started=bool(checkpoints.complete(run.checkpoints)))
+    return {"run": recipe.base, "sha256": fingerprint(kept(run).require_weights())}
 
 
 def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say: Say) -> None:
@@ -253,8 +278,8 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
         ) from None
 
 
-def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
-    """model.safetensors: the averaged weights where there are any."""
+def save_model(run: RunFolder, module: GenModule, resolved: Resolved, more: Mapping[str, str]) -> None:
+    """model.safetensors: the averaged weights where there are any; `more` goes into its metadata."""
     tensors = module.model.state_dict() if module.ema is None else module.ema.model_state()
     save_weights(
         run.weights,
@@ -264,6 +289,7 @@ def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
             "recipe": resolved.name,
             "step": str(module.step),
             "weights": "raw" if module.ema is None else "ema",
+            **more,
         },
     )
 

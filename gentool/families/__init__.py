@@ -20,6 +20,7 @@ FAMILIES: Registry[Family] = Registry(
     "family",
     {
         "edm": "gentool.families.edm.config:FAMILY",
+        "genie": "gentool.families.genie.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
     },
     group="gentool.families",

@@ -121,8 +121,7 @@ def sample(
         classifier: the run whose classifier the guidance rule `classifier` asks.
     """
     started = time.perf_counter()
-    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    run, resolved, module = load_run(path, [*named, *(f"sample.{change}" for change in changes)])
+    run, resolved, module = load_run(path, named_changes(settings, changes))
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
     if count < 1:
@@ -164,6 +163,12 @@ def sample(
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
+
+
+def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:
+    """Changes to a recipe's `sample:` block as overrides of the recipe."""
+    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return [*named, *(f"sample.{change}" for change in changes)]
 
 
 def default_name(job: Job, count: int) -> str:
@@ -228,12 +233,19 @@ def load_guide(job: Job, device: torch.device) -> Guide | None:
 def draw_span(
     job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
 ) -> tuple[np.ndarray, float]:
-    """Samples span[0] .. span[1]-1 as the file keeps them (uint8 NHWC pictures, float32 otherwise), and their NFE."""
+    """Samples span[0] .. span[1]-1 as the file keeps them, and their NFE."""
+    with torch.no_grad():
+        drawn = module.draw(request_for(job, guide, span, device))
+    return as_kept(drawn.x, module.spec.kind), drawn.nfe
+
+
+def request_for(job: Job, guide: Guide | None, span: tuple[int, int], device: torch.device) -> SampleRequest:
+    """What a module is asked for samples span[0] .. span[1]-1 of a job."""
     indices = range(*span)
     labels = None
     if job.labels is not None:
         labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
-    request = SampleRequest(
+    return SampleRequest(
         seed=job.seed,
         indices=indices,
         labels=labels,
@@ -241,11 +253,13 @@ def draw_span(
         guide=guide,
         device=device,
     )
-    with torch.no_grad():
-        drawn = module.draw(request)
-    if module.spec.kind == "image":
-        return to_uint8(drawn.x).permute(0, 2, 3, 1).cpu().numpy(), drawn.nfe
-    return drawn.x.float().cpu().numpy(), drawn.nfe
+
+
+def as_kept(x: torch.Tensor, kind: str) -> np.ndarray:
+    """Samples in model space as files keep them: uint8 NHWC pictures, float32 otherwise."""
+    if kind == "image":
+        return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+    return x.float().cpu().numpy()
 
 
 _state: dict[str, Any] = {}

@@ -34,7 +34,8 @@ def along_flow(
         mode: `double-backward` takes two reverse passes, for networks with an operation that forward-mode
             differentiation does not know; the result is the same.
     """
-    point, tangent = (x, sigma), (direction, torch.ones_like(sigma))
+    # forward mode takes no expanded tensors: their one element would have to hold many tangents
+    point, tangent = (x.contiguous(), sigma.contiguous()), (direction.contiguous(), torch.ones_like(sigma))
     if mode == "forward":
         value, slope = torch.func.jvp(eps, point, tangent)  # type: ignore[misc]  # two, without has_aux
         return value, slope

@@ -45,6 +45,12 @@ CASES = {
         "edm",
         f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
     ),
+    "genie": ("genie", f"{DIGITS}base: edm/digits-vp-small\nsample: {{solver: genie}}"),
+    "genie u-net, unmixed": (
+        "genie",
+        f"{DIGITS}base: edm/digits-small\nmodel: {{mixed: false, flip: true}}\n"
+        "sample: {solver: genie, grid: edm-vp}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",

@@ -38,8 +38,8 @@ def named(source: str) -> RunFolder | None:
     return run
 
 
-def keep(source: str, run: RunFolder, *, started: bool) -> str:
-    """Copies the base into the run folder, where it is not yet; returns the copy's SHA-256.
+def keep(source: str, run: RunFolder, *, started: bool) -> None:
+    """Copies the base into the run folder, where it is not yet.
 
     Args:
         started: the run has a checkpoint, which belongs to the copy that is there.
@@ -56,7 +56,7 @@ def keep(source: str, run: RunFolder, *, started: bool) -> str:
                 f"{fingerprint(base.weights)[:12]}, was {digest[:12]}): start a new run",
                 "base",
             )
-        return digest
+        return
     if base is None:
         raise UserError(
             f"{source!r} is no run folder: train the model to distil from first "
@@ -71,7 +71,14 @@ def keep(source: str, run: RunFolder, *, started: bool) -> str:
     ):
         with atomic_write(new) as scratch:
             shutil.copyfile(old, scratch)
-    return fingerprint(copy.weights)
+
+
+def describe(base: RunFolder) -> dict[str, str]:
+    """What a run's provenance says of its base."""
+    return {
+        "recipe": str(base.read_provenance().get("recipe", "")),
+        "sha256": fingerprint(base.weights),
+    }
 
 
 def matched(run: RunFolder, metadata: Mapping[str, str]) -> RunFolder:

@@ -107,6 +107,7 @@ def compare(
     that the recipe names is used as the recipe says.
 
     Args:
+        steps: of each solver's grid; none: what the recipe says.
         out: the picture (.png); the table lies beside it, as .json. None: in the run's samples folder.
         reference: data by name or path, for the Frechet distance.
         settings, changes, label, seed, classifier: as `tasks.sample.sample`.
@@ -122,8 +123,10 @@ def compare(
     for name in solvers:
         if reason := usable[SOLVERS.check(name)]:
             raise UserError(f"{name}: {reason}", "--compare")
+    if classifier is not None and "classifier" not in chosen.guidance:
+        raise UserError("--classifier: no guidance rule asks it; add --guidance classifier=1")
     asked = {*(settings or {}), *(change.partition("=")[0].partition(".")[0] for change in changes)}
-    runs = [each(chosen, name, number, asked) for name in solvers for number in steps]
+    runs = [each(chosen, name, number, asked) for name in solvers for number in steps or (chosen.steps,)]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = Job(str(run.path), chosen, seed, None, None if classifier is None else str(classifier))
     guide = load_guide(job, device)

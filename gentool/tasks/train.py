@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from gentool.runs import checkpoints
 from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
-from gentool.runs.weights import fingerprint, save_weights
-from gentool.tasks.base import DIGEST, keep, kept, named
+from gentool.runs.weights import save_weights
+from gentool.tasks.base import DIGEST, describe, keep, kept, named
 from gentool.tasks.card import model_card
 from gentool.tasks.resume import check_same_run, find_run
 from gentool.tasks.sample import load_run
@@ -108,8 +108,8 @@ def _train(
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
     rank_zero = is_main_process()
-    base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else {}
-    module = build_module(recipe, dataset.spec, load_run(kept(run).path)[2] if base else None)
+    base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else None
+    module = build_module(recipe, dataset.spec, None if base is None else load_run(base.path)[2])
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
     state, bad = checkpoints.newest(run.checkpoints)
@@ -130,7 +130,7 @@ def _train(
         "recipe": resolved.name,
         "data_fingerprint": dataset.fingerprint,
         "data_spec": asdict(dataset.spec),
-        **({"base": base} if base else {}),
+        **({} if base is None else {"base": describe(base)}),
     }
     if rank_zero:
         checkpoints.sweep(run.checkpoints)
@@ -143,7 +143,7 @@ def _train(
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
-            save_model(run, trained, resolved, {DIGEST: base["sha256"]} if base else {})
+            save_model(run, trained, resolved, provenance.get("base", {}).get("sha256"))
         trainer.strategy.barrier()
 
     step_end = StepEnd(
@@ -192,11 +192,13 @@ def named_base(recipe: Any, spec: DataSpec) -> GenModule:
     return build_module(resolve(recipe.base, (), families.recipe_schema).recipe, spec)
 
 
-def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> dict[str, str]:
-    """Sees to it that the run folder holds its base; what provenance says of it."""
+def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> RunFolder:
+    """Sees to it that the run folder holds its base, and returns that copy."""
     if rank_zero:
         keep(recipe.base, run, started=bool(checkpoints.complete(run.checkpoints)))
-    return {"run": recipe.base, "sha256": fingerprint(kept(run).require_weights())}
+    copy = kept(run)
+    # another rank may come here before the copy is whole; what is copied serves it as well
+    return copy if copy.weights.is_file() else named(recipe.base) or copy
 
 
 def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say: Say) -> None:
@@ -278,8 +280,8 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
         ) from None
 
 
-def save_model(run: RunFolder, module: GenModule, resolved: Resolved, more: Mapping[str, str]) -> None:
-    """model.safetensors: the averaged weights where there are any; `more` goes into its metadata."""
+def save_model(run: RunFolder, module: GenModule, resolved: Resolved, base: str | None) -> None:
+    """model.safetensors: the averaged weights where there are any, and the SHA-256 of the base they stand on."""
     tensors = module.model.state_dict() if module.ema is None else module.ema.model_state()
     save_weights(
         run.weights,
@@ -289,7 +291,7 @@ def save_model(run: RunFolder, module: GenModule, resolved: Resolved, more: Mapp
             "recipe": resolved.name,
             "step": str(module.step),
             "weights": "raw" if module.ema is None else "ema",
-            **more,
+            **({} if base is None else {DIGEST: base}),
         },
     )
 

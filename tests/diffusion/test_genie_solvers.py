@@ -82,7 +82,9 @@ def test_one_step_on_a_gaussian() -> None:
     grid = custom_grid(torch.tensor([g, g + h], dtype=torch.float64), VP)
     total = 0.25 + g**2
     factor = 1 + h * g / total + h**2 / 2 * 0.25 / total**2
-    assert float(integrate(predictor(gaussian), VP, "ttm2", grid, x).x) == pytest.approx(2 * factor, rel=1e-13)
+    assert float(integrate(predictor(gaussian), VP, "ttm2", grid, x).x) == pytest.approx(
+        2 * factor, rel=1e-13
+    )
 
 
 def test_a_field_linear_in_sigma_is_followed_exactly() -> None:

@@ -47,9 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def head(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head distilled from it."""
-    return train(
-        HEAD[0], (*HEAD[1:], f"base={base}"), run_dir=tmp_path_factory.mktemp("head") / "run"
-    ).run
+    return train(HEAD[0], (*HEAD[1:], f"base={base}"), run_dir=tmp_path_factory.mktemp("head") / "run").run
 
 
 @pytest.fixture
@@ -259,7 +257,9 @@ def test_the_run_holds_its_base_and_its_weights_are_the_heads(head: Path, base: 
     assert metadata["weights"] == "raw"
 
 
-def test_a_moved_run_samples_as_before_and_its_base_samples_too(run: Path, head: Path, tmp_path: Path) -> None:
+def test_a_moved_run_samples_as_before_and_its_base_samples_too(
+    run: Path, head: Path, tmp_path: Path
+) -> None:
     moved = sample(run, count=4, out=tmp_path / "a.npz").images
     assert (moved == sample(head, count=4, out=tmp_path / "b.npz").images).all()
     assert sample(run, count=4, out=tmp_path / "c.npz", settings={"solver": "dpmpp-2m"}).nfe == 10
@@ -327,7 +327,12 @@ def test_ttm2_needs_none(base: Path, call: Call, tmp_path: Path) -> None:
     ],
 )
 def test_bad_recipes(
-    overrides: list[str], words: list[str], base: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str],
+    words: list[str],
+    base: Path,
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = [f"base={base}", *overrides] if not any("base" in o for o in overrides) else overrides

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from gentool.diffusion import processes
 from gentool.diffusion.config import VpProcess
-from gentool.diffusion.derivative import along_flow
 from gentool.diffusion.grids import make_grid
 from gentool.diffusion.mixture import GaussianMixture
 from gentool.diffusion.predictor import Predictor
@@ -22,6 +21,7 @@ from gentool.diffusion.solvers.core import Solver, build
 from gentool.diffusion.solvers.integrate import Result, integrate
 from gentool.errors import UserError
 from gentool.noise import Noise
+from tests.diffusion.heads import perfect_head
 
 TRIAD = GaussianMixture.triad()
 PROCESS = processes.build(VpProcess())
@@ -33,17 +33,8 @@ SPECIAL = {"stages N": 3.0, "N (corrector_steps + 1)": 2.0}
 """Calls per step, with the default options, of the formulas that name an option."""
 
 
-def ideal_head(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The mixture's prediction and its exact derivative, at one call."""
-
-    def eps(x: Tensor, sigma: Tensor) -> Tensor:
-        return (x - TRIAD.denoise(x, sigma, label)) / sigma[:, None]
-
-    return TRIAD.denoise(x, sigma, label), along_flow(eps, x, sigma, eps(x, sigma))[1]
-
-
 def predictor() -> Predictor:
-    return Predictor(TRIAD.denoise, derive=ideal_head, dtype=torch.float64)
+    return Predictor(TRIAD.denoise, derive=perfect_head(TRIAD.denoise), dtype=torch.float64)
 
 
 def run(solver: str | Solver, steps: int, rows: range, seed: int = 0, final: str = "t-min") -> Result:

@@ -11,7 +11,6 @@ from torch import Tensor
 from gentool.diffusion import processes
 from gentool.diffusion.config import VpProcess
 from gentool.diffusion.convert import per_sample
-from gentool.diffusion.derivative import along_flow
 from gentool.diffusion.grids import custom_grid, make_grid
 from gentool.diffusion.guidance.classifier_free import ClassifierFree, Projected
 from gentool.diffusion.guidance.compose import compose
@@ -21,6 +20,7 @@ from gentool.diffusion.solvers.core import build
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.diffusion.solvers.taylor import Taylor2
 from gentool.errors import UserError
+from tests.diffusion.heads import perfect_head
 
 TRIAD = GaussianMixture.triad()
 VP = processes.build(VpProcess())
@@ -29,18 +29,6 @@ ALPHA_END = VP.alpha(torch.tensor(VP.t_min, dtype=torch.float64))
 
 def predictor(denoise: Denoise, derive: Derive | None = None, **options: Any) -> Predictor:
     return Predictor(denoise, derive=derive, dtype=torch.float64, **options)
-
-
-def head_of(denoise: Denoise) -> Derive:
-    """What a perfect head predicts."""
-
-    def derive(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        def eps(x: Tensor, sigma: Tensor) -> Tensor:
-            return (x - denoise(x, sigma, label)) / per_sample(sigma, x)
-
-        return denoise(x, sigma, label), along_flow(eps, x, sigma, eps(x, sigma))[1]
-
-    return derive
 
 
 def no_slope(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -54,7 +42,7 @@ def starts(count: int = 64) -> Tensor:
 
 def run(name: str, x: Tensor, grid: str = "power-t", steps: int = 10, **how: Any) -> Tensor:
     made = make_grid(grid, steps, VP)
-    return integrate(predictor(TRIAD.denoise, head_of(TRIAD.denoise)), VP, name, made, x, **how).x
+    return integrate(predictor(TRIAD.denoise, perfect_head(TRIAD.denoise)), VP, name, made, x, **how).x
 
 
 def rmse(a: Tensor, b: Tensor) -> float:
@@ -121,7 +109,7 @@ def test_calls_are_counted_as_they_are_made() -> None:
     for name in ("genie", "ttm2"):
         for first in (None, "afs"):
             for denoise in (False, True):
-                predict = predictor(TRIAD.denoise, head_of(TRIAD.denoise))
+                predict = predictor(TRIAD.denoise, perfect_head(TRIAD.denoise))
                 done = integrate(predict, VP, name, grid, x, first=first, denoise=denoise)  # type: ignore[arg-type]
                 counts[name, first, denoise] = done.nfe
     assert [counts["genie", f, d] for f in (None, "afs") for d in (False, True)] == [6, 7, 5, 6]
@@ -182,12 +170,12 @@ LABEL = torch.arange(64) % 3
 
 def guided(w: float = 2.0, **options: Any) -> Predictor:
     rule = compose([ClassifierFree(w, **options)], null_label=3)
-    return predictor(TRIAD.denoise, head_of(TRIAD.denoise), label=LABEL, guidance=rule)
+    return predictor(TRIAD.denoise, perfect_head(TRIAD.denoise), label=LABEL, guidance=rule)
 
 
 def test_the_heads_of_both_branches_are_mixed_as_their_predictions() -> None:
     x, sigma = starts() / 20, torch.tensor(2.5)
-    derive, level, null = head_of(TRIAD.denoise), sigma.double().expand(64), torch.full_like(LABEL, 3)
+    derive, level, null = perfect_head(TRIAD.denoise), sigma.double().expand(64), torch.full_like(LABEL, 3)
     (d_c, k_c), (d_u, k_u) = derive(x, level, LABEL), derive(x, level, null)
     predict = guided(2.0)
     x0, slope = predict.derivative(x, sigma, exact=False)
@@ -200,7 +188,7 @@ def test_the_heads_of_both_branches_are_mixed_as_their_predictions() -> None:
 def test_outside_its_interval_guidance_costs_nothing() -> None:
     predict = guided(2.0, interval=(0.1, 1.0))
     x, level = starts() / 20, torch.tensor(2.5)
-    plain = head_of(TRIAD.denoise)(x, level.double().expand(64), LABEL)
+    plain = perfect_head(TRIAD.denoise)(x, level.double().expand(64), LABEL)
     for found, want in zip(predict.derivative(x, level, exact=False), plain):
         torch.testing.assert_close(found, want)
     assert predict.nfe == 1

@@ -141,7 +141,7 @@ def test_the_recipes_own_solver_keeps_the_recipes_settings(whole_run: Path) -> N
 @pytest.mark.parametrize(
     ("switches", "words"),
     [
-        (["--compare", "ddim,dmp-2m"], ["unknown solver 'dmp-2m'", "did you mean dpm-2m"]),
+        (["--compare", "ddim,dmp-2m"], ["unknown solver 'dmp-2m'", "did you mean dpm"]),
         (["--compare", "ddim,genie"], ["genie: this run has no head"]),
         (["--compare", "ddim", "--steps", "5,0"], ["--steps", "above 0"]),
         (["--compare", "ddim", "--steps", "5,x"], ["--steps"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -120,8 +121,9 @@ def draw(module: EdmModule, solver: str, steps: int, device: torch.device, grid:
 def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
     """Time outside the network for every solver that a plain denoiser can use: medians over the rounds."""
     from gentool.diffusion.solvers.catalog import SOLVERS
+    from gentool.tasks.sample import ready
 
-    module = build(scale, "edm", device)
+    module = ready(build(scale, "edm", device))
     watch = Stopwatch(module.model.network)
     found = {}
     for name in (name for name, reason in module.usable_solvers().items() if reason is None):
@@ -171,21 +173,27 @@ def their_loop(module: EdmModule, pair: str, scale: Scale, device: torch.device)
 
 
 def against_diffusers(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Images per second of both loops, alternating, and the time each spends outside the network."""
+    """Images per second of both loops, alternating, and the time each spends outside the network.
+
+    The weights are the same; ours lie in memory as `gentool sample` lays them.
+    """
+    from gentool.tasks.sample import ready
+
     module = build(scale, "ddpm", device)
+    laid = ready(deepcopy(module))
     found = {}
     for pair, (solver, *_) in PAIRS.items():
         theirs = their_loop(module, pair, scale, device)
 
         def ours(solver: str = solver) -> Tensor:
-            return draw(module, solver, scale.steps, device, grid="trailing")
+            return draw(laid, solver, scale.steps, device, grid="trailing")
 
-        watch = Stopwatch(module.model.network)
         outside, calls = {}, {}
-        for side, loop in (("ours", ours), ("theirs", theirs)):
+        for side, loop, network in (("ours", ours, laid), ("theirs", theirs, module)):
+            watch = Stopwatch(network.model.network)
             outside[side] = statistics.median(watch.share_outside(loop)[1] for _ in range(scale.rounds))
             calls[side] = watch.calls
-        watch.remove()
+            watch.remove()
         if calls["ours"] != calls["theirs"]:
             raise AssertionError(f"{pair}: {calls} network calls cannot be compared")
         rate = ratio_of([(BATCH / seconds(ours), BATCH / seconds(theirs)) for _ in range(2 * scale.rounds)])

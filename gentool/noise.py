@@ -81,7 +81,8 @@ class Noise:
         """(W(b) - W(a)) / sqrt(b - a) of one Brownian path per sample on [0, 1]: N(0, 1), (B, *shape).
 
         Disjoint intervals are independent, and the path does not depend on the intervals asked for: a run with
-        twice the steps sees the same path, finer. Ends are rounded to multiples of 2**-depth.
+        twice the steps sees the same path, finer. Ends are rounded to multiples of 2**-depth; one costs a draw a
+        binary digit, trailing zeros apart, which its neighbours share.
 
         Raises:
             ValueError: unless 0 <= a < b <= 1 after rounding.
@@ -90,22 +91,22 @@ class Noise:
         i, j = round(a * cells), round(b * cells)
         if not 0 <= i < j <= cells:
             raise ValueError(f"no Brownian increment over [{a}, {b}] at a resolution of 2**-{depth}")
-        path_a, path_b = self._path(stream, i, depth), self._path(stream, j, depth)
-        return ((path_b - path_a) / math.sqrt((j - i) / cells)).to(self.device, self.dtype)
+        path = self._path(stream, j, depth)
+        if i:
+            path = path - self._path(stream, i, depth)
+        return (path / math.sqrt((j - i) / cells)).to(self.device, self.dtype)
 
     def _path(self, stream: str, k: int, depth: int) -> Tensor:
-        """W(k 2**-depth), by midpoint (Levy) refinement from W(0) = 0 and W(1)."""
+        """W(k 2**-depth) for k > 0, by midpoint (Levy) refinement from W(0) = 0 and W(1)."""
         cells = 1 << depth
-        if k == 0:
-            return torch.zeros(len(self.indices), *self.shape)
         if k == cells:
             return self._node(stream, 0, 0, lambda z: z)
         low = k & -k  # the span of the dyadic interval whose midpoint k is, halved
         level, place = depth - low.bit_length() + 1, k // (2 * low)
 
         def between(z: Tensor) -> Tensor:
-            mean = (self._path(stream, k - low, depth) + self._path(stream, k + low, depth)) / 2
-            return mean + math.sqrt(low / cells / 2) * z
+            z.mul_(math.sqrt(low / cells / 2)).add_(self._path(stream, k + low, depth), alpha=0.5)
+            return z.add_(self._path(stream, k - low, depth), alpha=0.5) if k > low else z
 
         return self._node(stream, level, place, between)
 

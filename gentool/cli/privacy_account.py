@@ -28,6 +28,12 @@ def _rate(text: str) -> float:
 
 @app.command()
 def privacy_account(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN", help="Run folders: what their ledgers tell, together.", show_default=False
+        ),
+    ] = None,
     noise_multiplier: Annotated[
         float | None,
         typer.Option(
@@ -51,7 +57,9 @@ def privacy_account(
     delta: Annotated[
         float | None,
         typer.Option(
-            metavar="D", help="Between 0 and 1, well below 1/records. Required.", show_default=False
+            metavar="D",
+            help="Between 0 and 1, well below 1/records. Required without RUN.",
+            show_default=False,
         ),
     ] = None,
     target_epsilon: Annotated[
@@ -69,8 +77,13 @@ def privacy_account(
         ),
     ] = None,
     accountant: Annotated[
-        str, typer.Option(metavar="rdp|pld", help="rdp is built in; pld is tighter, and needs the extra pld.")
-    ] = "rdp",
+        str | None,
+        typer.Option(
+            metavar="rdp|pld",
+            help="rdp is built in; pld is tighter, and needs the extra pld.",
+            show_default="the run's, or rdp",
+        ),
+    ] = None,
     conversion: Annotated[
         str,
         typer.Option(
@@ -82,7 +95,9 @@ def privacy_account(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Account for differential privacy: three questions, of which the flags left out choose one.
+    """Account for differential privacy: of runs, or of settings: three questions, told by the flags left out.
+
+    Epsilon of a run: RUN. Several RUNs on the same data, as in a search for hyper-parameters, are added up.
 
     Epsilon of settings: --noise-multiplier 1.1 --sample-rate 256/60000 --steps 14063 --delta 1e-5
 
@@ -90,21 +105,34 @@ def privacy_account(
 
     Steps that a budget allows: --target-epsilon 3 --noise-multiplier 1.1 --sample-rate 256/60000 --delta 1e-5
 
-    With --phase, what those have spent is part of the account; phases alone are a question too.
+    With RUN, these are about what comes after it on the same data; steps left to it: RUN --target-epsilon 3
     """
     from gentool.errors import UserError
     from gentool.privacy.account import account
+    from gentool.privacy.runs import Spending
 
+    spending = Spending.of(runs) if runs else None
+    if spending is not None:
+        delta = spending.delta if delta is None else delta
+        accountant = accountant or spending.accountant
+        if target_epsilon is not None and noise_multiplier is sample_rate is steps is None:
+            noise_multiplier, sample_rate = spending.goes_on()
     if delta is None:
         raise UserError("--delta is missing: a probability well below 1/records, such as 1e-5")
     if plot is not None and plot.suffix.lower() != ".png":
         raise UserError("expected a name that ends in .png", f"--plot {plot}")
-    before = tuple(map(_phase, phase or ()))
-    judge = _accountant(accountant, conversion)
+    before = [*(spending.phases if spending else ()), *map(_phase, phase or ())] if runs or phase else None
+    judge = _accountant(accountant or "rdp", conversion)
     answer = account(judge, delta, noise_multiplier, sample_rate, steps, target_epsilon, before)
+    if spending is not None:
+        answer = spending.told(answer)
     if plot is not None:
         _draw(plot, answer)
-    emit(answer.document() | {"plot": None if plot is None else str(plot)}, answer.text(), json)
+    document = answer.document() | {
+        "plot": None if plot is None else str(plot),
+        "runs": [str(run) for run in runs or ()],
+    }
+    emit(document, answer.text(), json)
     for line in answer.notes:
         note(f"note: {line}")
     if plot is not None:

@@ -107,6 +107,7 @@ def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
         "memory_bytes": found.memory_bytes,
         "measured_batch": found.measured_batch,
         "device": found.device,
+        "privacy": None if found.plan is None else found.plan.document(),
         "values": [{"key": key, "value": value, "origin": origin} for key, value, origin in found.values()],
     }
     if json:
@@ -130,6 +131,7 @@ def _print_dry_run(found: DryRun) -> None:
             f"memory      {found.memory_bytes / 2**30:.2f} GiB for weights, gradients, optimiser, EMA and activations",
             f"speed       {found.steps_per_second:.3g} steps/s on {found.device}, "
             f"timed at batch {found.measured_batch} and scaled",
+            *([] if found.plan is None else found.plan.lines()),
         ),
         False,
     )

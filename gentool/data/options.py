@@ -70,6 +70,22 @@ class DataConfig(Strict):
         """What the examples are, known without the files; None where only the files can say."""
         return None
 
+    def published(self) -> int | None:
+        """How many training examples the set is known to have, before any are held out; None: unknown."""
+        return None
+
+    def public_records(self) -> int | None:
+        """The number of training examples by what is published of the set, without a look at the files.
+
+        None where only they can say: a folder of one's own, or a choice of classes.
+        """
+        count = self.published()
+        if count is None or self.classes is not None:
+            return None
+        share = self.held_out or (0.0 if self.has_test() else 0.1)
+        kept = count - round(share * count)
+        return kept if self.limit is None else min(self.limit, kept)
+
     def content_options(self) -> dict[str, Any]:
         """What the fingerprint takes from the options."""
         return self.model_dump(mode="json", exclude=set(self.not_content), exclude_defaults=True)

@@ -84,7 +84,7 @@ class Denoiser(nn.Module):
 
     def _combine(self, out: Tensor, x: Tensor, scalings: Scalings) -> Tensor:
         prediction = out[:, : x.shape[1]].to(x.dtype)  # the rest, where there is any, is iDDPM's variance
-        return per_sample(scalings.c_skip, x) * x + per_sample(scalings.c_out, x) * prediction
+        return torch.addcmul(per_sample(scalings.c_skip, x) * x, per_sample(scalings.c_out, x), prediction)
 
     def _autocast(self, x: Tensor) -> AbstractContextManager[object]:
         return torch.autocast(x.device.type, self.autocast) if self.autocast is not None else nullcontext()

@@ -34,19 +34,22 @@ def recipe_schema(name: str) -> type[Recipe]:
     Raises:
         UserError: for an unknown family.
     """
-    from pydantic import Field, create_model
+    from pydantic import Field, create_model, model_validator
 
     from gentool.data.config import CONFIGS
     from gentool.families.names import CheckedEvaluate, CheckedSample
+    from gentool.families.private import check_privacy
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
     own_name: Any = Literal[name]
     shared = family.recipe.model_fields
+    validators: dict[str, Any] = {"check_privacy": model_validator(mode="after")(check_privacy)}
     return create_model(
         f"{family.recipe.__name__}OnData",
         __base__=family.recipe,
         __doc__=family.summary,
+        __validators__=validators,
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
         sample=(CheckedSample, Field(CheckedSample(), description=shared["sample"].description)),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from gentool.errors import UserError
 from gentool.privacy import statement
 from gentool.privacy.accountants import Accountant, Spent
 from gentool.privacy.calibrate import find_noise_multiplier, find_steps
 from gentool.privacy.mechanisms import Phase, SampledGaussian, merge
+
+if TYPE_CHECKING:
+    from gentool.privacy.ledger import Ledger
+    from gentool.privacy.plan import Plan
 
 Found = Literal["epsilon", "noise_multiplier", "steps"]
 
@@ -29,6 +33,8 @@ class Account:
         noise_multiplier: of the steps asked about; None where phases that differ in it were all that was
         given. sample_rate: likewise. steps: asked about, without earlier phases; of all phases where these
         were all that was given. target_epsilon: the budget, if one was given.
+        not_private: why no epsilon holds (no noise, noise that can be reproduced), or None where it does.
+        remarks: what else to know of where the phases come from, one sentence each.
     """
 
     phases: tuple[Phase, ...]
@@ -39,16 +45,26 @@ class Account:
     sample_rate: float | None
     steps: int
     target_epsilon: float | None = None
+    not_private: str | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def epsilon(self) -> float:
+        """The guarantee, at `spent.delta`; infinite where there is none."""
+        return self.spent.epsilon if self.not_private is None else math.inf
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of these figures, one sentence each."""
-        return (*self.spent.notes, *statement.warnings(self.phases, self.spent.delta))
+        return (*self.remarks, *self.spent.notes, *statement.warnings(self.phases, self.spent.delta))
 
     def document(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
         return {
-            "epsilon": self.spent.epsilon,
+            "epsilon": self.epsilon if self.not_private is None else None,
+            "private": self.not_private is None,
+            "not_private": self.not_private,
+            "nominal_epsilon": self.spent.epsilon if self.phases else None,
             "delta": self.spent.delta,
             "accountant": self.accountant.name,
             "conversion": self.accountant.conversion,
@@ -82,7 +98,12 @@ class Account:
         if self.found == "steps":
             lines.append(f"steps {self.steps}")
         how = self.accountant.title + (f", order {self.spent.order:g}" if self.spent.order else "")
-        lines.append(f"epsilon {rounded_up(self.spent.epsilon, 4)} at delta {self.spent.delta:g} ({how})")
+        figure = f"epsilon {rounded_up(self.spent.epsilon, 4)} at delta {self.spent.delta:g} ({how})"
+        if self.not_private is not None:
+            lines.append(f"NOT PRIVATE: {self.not_private}")
+            figure = f"the noise that was added would give {figure}, if it were secret and everywhere"
+        if self.not_private is None or self.phases:
+            lines.append(figure)
         for phase in self.phases:
             noise, rate = phase.mechanism.noise_multiplier, phase.mechanism.sample_rate
             lines.append(f"  noise multiplier {noise!r}, sample rate {rate!r}, steps {phase.steps}")
@@ -103,17 +124,18 @@ def account(
     sample_rate: float | None = None,
     steps: int | None = None,
     target_epsilon: float | None = None,
-    before: Sequence[Phase] = (),
+    before: Sequence[Phase] | None = None,
 ) -> Account:
     """Answers the question that the missing setting poses.
 
     Without a target, epsilon of the settings, or of `before` alone; with one, the noise multiplier or the
-    steps that keep to it. What `before` has spent on the same data always counts.
+    steps that keep to it. What `before` has spent on the same data always counts; None is no such phases.
 
     Raises:
         UserError: settings missing, too many, or out of range.
         BudgetError: `before` alone exceeds the target.
     """
+    alone, before = before is not None, before or ()
     found: Found = "epsilon"
     if target_epsilon is not None:
         if sample_rate is None or (noise_multiplier is None) == (steps is None):
@@ -130,7 +152,7 @@ def account(
             found = "steps"
             mechanism = SampledGaussian(noise_multiplier, sample_rate)
             steps = find_steps(target_epsilon, delta, mechanism, before, accountant)
-    elif before and noise_multiplier is sample_rate is steps is None:
+    elif alone and noise_multiplier is sample_rate is steps is None:
         return _of_phases(accountant, delta, merge(before))
     if noise_multiplier is None or sample_rate is None or steps is None:
         given = {"--noise-multiplier": noise_multiplier, "--sample-rate": sample_rate, "--steps": steps}
@@ -147,10 +169,22 @@ def account(
 
 
 def _of_phases(accountant: Accountant, delta: float, phases: tuple[Phase, ...]) -> Account:
-    first, steps = phases[0].mechanism, sum(phase.steps for phase in phases)
-    alike = all(phase.mechanism == first for phase in phases)
-    noise, rate = (first.noise_multiplier, first.sample_rate) if alike else (None, None)
+    mechanisms = {phase.mechanism for phase in phases}
+    only = mechanisms.pop() if len(mechanisms) == 1 else None
+    noise, rate = (only.noise_multiplier, only.sample_rate) if only else (None, None)
+    steps = sum(phase.steps for phase in phases)
     return Account(phases, accountant.epsilon(phases, delta), accountant, "epsilon", noise, rate, steps)
+
+
+def account_of(ledger: Ledger, plan: Plan, accountant: Accountant | None = None) -> Account:
+    """What a run has spent by its `ledger`, at the delta and by the accountant of its `plan`."""
+    found = _of_phases(accountant or plan.judge, plan.delta, ledger.phases())
+    return replace(
+        found,
+        target_epsilon=plan.target_epsilon,
+        not_private=ledger.not_private(),
+        remarks=(ledger.remark,) if ledger.remark else (),
+    )
 
 
 def rounded_up(value: float, places: int) -> str:

@@ -13,6 +13,7 @@ from gentool.privacy.mechanisms import (
     Phase,
     SampledGaussian,
     check_epsilon,
+    merge,
 )
 from gentool.privacy.rdp import RDP
 
@@ -103,6 +104,7 @@ def _budget(
         )
 
     def within(phase: Phase) -> bool:
-        return judge.epsilon([*spent, phase], delta).epsilon <= target_epsilon
+        # Merged, so that k steps taken and n to come cost to the last bit what k + n in one stretch do.
+        return judge.epsilon(merge([*spent, phase]), delta).epsilon <= target_epsilon
 
     return within

@@ -68,6 +68,40 @@ class Phase:
             raise UserError(f"steps: expected a whole number from 1 to {MAX_STEPS:.0e}, got {self.steps!r}")
 
 
+@dataclass(frozen=True)
+class Release:
+    """What one step, or one statistic, publishes of the records, as a ledger tells it.
+
+    Attributes:
+        name: what it is: `dp-sgd`, `label-histogram`, ...
+        noise_multiplier: standard deviation of the noise / `sensitivity`; None: no noise, so no privacy.
+        sample_rate: the chance of each record to take part, independently; 1 is all of them.
+        sensitivity: the L2 norm by which adding or removing one record can move it; the noise has a standard
+            deviation of `noise_multiplier * sensitivity`. The clipping norm of a sum of clipped gradients;
+            twice the radius of a quantity that is anywhere in a ball.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    name: str
+    noise_multiplier: float | None
+    sample_rate: float = 1.0
+    sensitivity: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.noise_multiplier is not None:
+            SampledGaussian(self.noise_multiplier, self.sample_rate)  # which checks both
+        if not 0 < self.sensitivity < math.inf:
+            raise UserError(f"sensitivity: expected a finite number above 0, got {self.sensitivity!r}")
+
+    def phases(self, steps: int) -> tuple[Phase, ...]:
+        """`steps` of it as accountants take them; none of what has no noise, or of no steps."""
+        if self.noise_multiplier is None or steps == 0:
+            return ()
+        return (Phase(SampledGaussian(self.noise_multiplier, self.sample_rate), steps),)
+
+
 def merge(phases: Iterable[Phase]) -> tuple[Phase, ...]:
     """The same releases with neighbouring phases of one mechanism told as one."""
     merged: list[Phase] = []

@@ -26,7 +26,7 @@ _POISSON = (
 )
 _ALL = "none: every step uses all records."
 NOT_COVERED = (
-    "hyper-parameter tuning and other runs on the same data (add each as a phase)",
+    "hyper-parameter tuning and other runs on the same data, unless they are part of the account",
     "statistics of the data that a recipe was given: mean, scale, label counts, the number of records",
     "choices made by looking at private data: metrics, early stopping, the best checkpoint, picked samples",
     "attacks on the random generator or on floating-point rounding",

@@ -18,6 +18,7 @@ from gentool.errors import Problem, did_you_mean
 from gentool.recipes.kinds import Kind
 from gentool.recipes.loader import Node
 from gentool.recipes.scalars import scalar
+from gentool.recipes.schema import Misfit
 
 MOST = 100  # problems that are worded; a file with more is told their number
 
@@ -25,7 +26,7 @@ MOST = 100  # problems that are worded; a file with more is told their number
 def explain(error: ValidationError, model: type[BaseModel], root: Node) -> list[Problem]:
     """One problem a fault, in the order of the file (faults of overrides last)."""
     details = error.errors(include_url=False)
-    spots = [(_locate(model, detail["loc"]), detail) for detail in details[:MOST]]
+    spots = [(_locate(model, (*detail["loc"], *_inside(detail))), detail) for detail in details[:MOST]]
     found: dict[tuple[str, ...], Problem] = {}
     for spot, detail in spots:
         # Where a union has a block among its branches and got one, its faults are inside that block.
@@ -36,6 +37,12 @@ def explain(error: ValidationError, model: type[BaseModel], root: Node) -> list[
     if len(details) > MOST:
         problems.append(Problem(root.where, "", f"and {len(details) - MOST} more faults"))
     return problems
+
+
+def _inside(detail: Any) -> tuple[str, ...]:
+    """The keys below the block that a validator was given, where its fault belongs to one of them."""
+    error = detail.get("ctx", {}).get("error")
+    return tuple(error.key.split(".")) if isinstance(error, Misfit) else ()
 
 
 @dataclass(frozen=True)

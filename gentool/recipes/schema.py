@@ -7,9 +7,10 @@ editors complete from, and the generated reference in docs/.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from fractions import Fraction as Ratio
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = 1
 """Version of the recipe grammar; a recipe may say `schema: 1`, and one of a later version is refused."""
@@ -24,6 +25,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+class Misfit(ValueError):
+    """What a validator of a whole block finds wrong with one key inside it: the fault is told at that key."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class Trainer(Strict):
@@ -41,6 +50,8 @@ class Trainer(Strict):
     """Where to train."""
     accumulate: Positive = 1
     """Batches per optimiser step."""
+    auto_microbatch: bool = True
+    """Work off a batch that does not fit the GPU's memory in parts, with the same gradient, instead of stopping."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Clip the gradient's global norm to this."""
     compile: bool = False
@@ -138,6 +149,73 @@ class Evaluate(Strict):
     """Samples to judge; absent: those of `sample`."""
 
 
+class Privacy(Strict):
+    """Differential privacy of the training data, for adding or removing one record; see docs/privacy.md."""
+
+    enabled: bool = True
+    """false: the same code without noise and clipping, as a baseline; the ledger says that it is not private."""
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Target: the least noise that keeps trainer.max_steps within it is found. Give it or noise_multiplier."""
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    """Standard deviation of the noise / max_grad_norm, instead of a target."""
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Probability of the guarantee's failure; absent: 1/(10 records), rounded down to a power of ten."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Each record's gradient is clipped to this L2 norm."""
+    noise_multiplicity: Positive = 1
+    """Draws of time and noise per record, their gradients averaged before clipping; costs no privacy (DPDM)."""
+    records: Positive | None = None
+    """Public number of training records (the true one is private); absent: what is published of the data set."""
+    sample_rate: Annotated[float, Field(gt=0, le=1)] | str | None = None
+    """Chance of a record to join a step, a number or a fraction (1/15); absent: data.batch_size / records."""
+    accountant: Literal["rdp", "pld"] = "rdp"
+    """What turns steps into epsilon; pld is tighter, and needs the extra pld."""
+    engine: Literal["vmap", "microbatch", "opacus"] = "vmap"
+    """How gradients of single records are computed; microbatch is the slow reference, opacus a cross-check."""
+    memory_gib: Annotated[float, Field(gt=0)] = 4.0
+    """Memory for the gradients and activations of the records that are worked on at once."""
+    physical_batch: Positive | None = None
+    """Records that are worked on at once; absent: as many as memory_gib holds. Never changes the result."""
+    secure_noise: bool = False
+    """Sum four Gaussians drawn in 64 bits: harder to attack through floating-point rounding."""
+    debug_seed: Annotated[int, Field(ge=0)] | None = None
+    """Reproducible batches and noise, for debugging: whoever knows the seed can remove the noise: NOT PRIVATE."""
+
+    @field_validator("noise_multiplier")
+    @classmethod
+    def _some_noise(cls, noise: float | None) -> float | None:
+        if noise is not None and noise < 0.01:
+            raise ValueError(
+                f"{noise:g} is no noise to speak of; to train without, say privacy.enabled: false"
+            )
+        return noise
+
+    @field_validator("sample_rate")
+    @classmethod
+    def _fraction(cls, rate: float | str | None) -> float | str | None:
+        if isinstance(rate, str):
+            try:
+                fits = 0 < Ratio(rate) <= 1
+            except (ValueError, ZeroDivisionError):
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"expected a number or a fraction above 0 and at most 1 (1/15), got {rate!r}"
+                )
+        return rate
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if self.enabled and (self.epsilon is None) == (self.noise_multiplier is None):
+            found = "neither" if self.epsilon is None else "both"
+            raise ValueError(f"give epsilon (a target, the noise is found) or noise_multiplier; got {found}")
+        return self
+
+    def rate(self) -> float | None:
+        """`sample_rate` as a number."""
+        return None if self.sample_rate is None else float(Ratio(self.sample_rate))
+
+
 class Recipe(Strict):
     """What every recipe has. `data` and `model` are typed by `families.recipe_schema`."""
 
@@ -151,6 +229,8 @@ class Recipe(Strict):
     """Data set by name and how to read it."""
     model: Any
     """The family's networks and process."""
+    privacy: Privacy | None = None
+    """Train with differential privacy; null: without."""
     trainer: Trainer = Trainer()
     optimizer: Optimizer = Optimizer()
     ema: Ema | None = Ema()

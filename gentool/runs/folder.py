@@ -1,6 +1,7 @@
 """The run folder: what a training run leaves behind, and the only way in to it.
 
-recipe.yaml  model.safetensors  checkpoints/  metrics.csv  metrics.jsonl  provenance.json  samples/  README.md
+recipe.yaml  model.safetensors  checkpoints/  metrics.csv  metrics.jsonl  ledger.jsonl  provenance.json
+samples/  README.md
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.metrics_csv = self.path / "metrics.csv"
         self.metrics_jsonl = self.path / "metrics.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
         self.provenance = self.path / "provenance.json"
         self.samples = self.path / "samples"
         self.card = self.path / "README.md"

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gentool import families
+from gentool.errors import UserError
+from gentool.privacy import statement
+from gentool.privacy.account import Account, account_of, rounded_up
+from gentool.privacy.runs import ledger_of
 from gentool.recipes.resolve import Resolved
+from gentool.runs.folder import RunFolder
 
 
 def model_card(
@@ -14,9 +19,18 @@ def model_card(
     provenance: Mapping[str, Any],
     rows: Sequence[Mapping[str, float]],
     metrics: Mapping[str, Any] | None = None,
+    account: Account | None = None,
 ) -> str:
-    """Markdown with the front matter model hubs read."""
+    """Markdown with the front matter model hubs read.
+
+    Args:
+        rows: of the training's log. metrics: of an evaluation. Both are computed from the data, and cards are made
+            to be published: those of a run with a `privacy:` block leave them out.
+        account: what such a run has spent.
+    """
     recipe = resolved.recipe
+    private = recipe.privacy is not None
+    fingerprint = provenance.get("data_fingerprint")
     draws = families.module_class(recipe.family).draws_samples
     lines = [
         "---",
@@ -29,13 +43,14 @@ def model_card(
         recipe.description or f"A `{recipe.family}` model of `{recipe.data.name}`.",
         "",
         f"- family: `{recipe.family}`, seed {recipe.seed}, {provenance.get('steps', 0)} steps",
-        f"- data: `{recipe.data.name}`, fingerprint `{provenance.get('data_fingerprint', '?')}`",
+        f"- data: `{recipe.data.name}`"
+        + ("" if private or not fingerprint else f", fingerprint `{fingerprint}`"),
         f"- made by gentool {provenance.get('gentool')} ({provenance.get('git') or 'installed'}), "
         f"torch {provenance.get('versions', {}).get('torch')}",
     ]
-    if rows:
+    if rows and not private:
         lines.append(f"- training loss at the end: {rows[-1]['loss']:.5g}")
-    if metrics:
+    if metrics and not private:
         lines += ["", "## Evaluation", ""]
         lines += [f"- {name}: {value:.5g}" for name, value in metrics["metrics"].items()]
         if metrics["features"]:
@@ -49,7 +64,7 @@ def model_card(
         "",
         "## Privacy",
         "",
-        "Trained without differential privacy: samples and weights may reveal training examples.",
+        *privacy_lines(account),
         "",
         "## Use",
         "",
@@ -59,3 +74,47 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def account_of_run(run: RunFolder, resolved: Resolved) -> Account | None:
+    """What a private run has spent; None for one that was trained without a `privacy:` block.
+
+    Raises:
+        UserError: it was trained with one, and its ledger is missing or tells nothing.
+        CorruptError: the ledger is damaged.
+    """
+    if resolved.recipe.privacy is None and not run.ledger.is_file():
+        return None
+    ledger = ledger_of(run)
+    if ledger.plan is None:
+        raise UserError(
+            "the ledger states no plan: what the run was trained by is not known", str(run.ledger)
+        )
+    return account_of(ledger, ledger.plan)
+
+
+def privacy_lines(account: Account | None) -> list[str]:
+    """What is promised to the people in the data, and what is not."""
+    if account is None:
+        return ["Trained without differential privacy: samples and weights may reveal training examples."]
+    if account.not_private is not None:
+        return [f"**NOT PRIVATE**: {account.not_private}. Samples and weights may reveal training examples."]
+    spent = account.spent
+    return [
+        f"Trained with differential privacy: **epsilon {rounded_up(spent.epsilon, 4)} at delta {spent.delta:g}** "
+        f"({account.accountant.title}; `ledger.jsonl` has every step).",
+        "",
+        f"- unit: {statement.UNIT}",
+        f"- neighbours: {statement.ADJACENCY}",
+        f"- sampling: {statement.sampling(account.phases)}",
+        *(
+            f"- {phase.steps} releases with noise multiplier {phase.mechanism.noise_multiplier:.6g} "
+            f"at sample rate {phase.mechanism.sample_rate:.6g}"
+            for phase in account.phases
+        ),
+        f"- not covered: {'; '.join(statement.NOT_COVERED)}",
+        *(f"- {note}" for note in account.remarks),
+        "",
+        "Loss curves, metrics and the data's fingerprint are computed from the data and not accounted for: "
+        "they are left out here.",
+    ]

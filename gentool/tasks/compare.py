@@ -28,11 +28,11 @@ from gentool.tasks.sample import (
     Job,
     OnSample,
     as_kept,
+    draw_rows,
     label_cycle,
     load_guide,
     load_run,
     named_changes,
-    request_for,
 )
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
@@ -238,13 +238,12 @@ class Artist:
         parts, calls = [], 0.0
         for start in range(0, self.count, settings.batch_size):
             span = (start, min(start + settings.batch_size, self.count))
-            with torch.no_grad():
-                drawn = self.module.draw(
-                    request_for(replace(self.job, settings=settings), self.guide, span, self.device)
-                )
-            parts.append(drawn.x.cpu())
-            calls += drawn.nfe * len(drawn.x)
-            self.done += len(drawn.x)
+            x, nfe = draw_rows(
+                replace(self.job, settings=settings), self.module, self.guide, span, self.device
+            )
+            parts.append(x.cpu())
+            calls += nfe * len(x)
+            self.done += len(x)
             if self.on_sample is not None:
                 self.on_sample(self.done, self.total)
         return torch.cat(parts), calls / self.count

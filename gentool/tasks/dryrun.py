@@ -13,6 +13,7 @@ from torch import nn
 
 from gentool import families, networks
 from gentool.data import Batch, DataSpec, open_set
+from gentool.privacy.plan import Plan, plan
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
 from gentool.tasks.train import build_module, quiet_lightning
@@ -24,7 +25,10 @@ BUDGET = 20.0
 
 @dataclass(frozen=True)
 class DryRun:
-    """`measured_batch` is the batch that was timed; rates and memory are scaled from it to the recipe's own."""
+    """`measured_batch` is the batch that was timed; rates and memory are scaled from it to the recipe's own.
+
+    `plan` is that of a private training.
+    """
 
     resolved: Resolved
     family: str
@@ -33,6 +37,7 @@ class DryRun:
     memory_bytes: int
     measured_batch: int
     device: str
+    plan: Plan | None
 
     def values(self) -> list[tuple[str, str, str]]:
         """(dotted key, value, origin) of every leaf of the resolved recipe."""
@@ -70,7 +75,16 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
         fixed_bytes(module) + kept * batch // size,
         size,
         str(device),
+        privacy_plan(resolved.recipe),
     )
+
+
+def privacy_plan(recipe: Recipe) -> Plan | None:
+    """The plan of the recipe's `privacy:` block, if it has one, for a run that starts."""
+    if recipe.privacy is None:
+        return None
+    records = recipe.data.public_records()
+    return plan(recipe.privacy, recipe.data.batch_size, recipe.trainer.max_steps, records)
 
 
 def _parts(module: nn.Module) -> nn.Module:

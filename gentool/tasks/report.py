@@ -8,7 +8,7 @@ from pathlib import Path
 from gentool.metrics.report import render
 from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder
-from gentool.tasks.card import model_card
+from gentool.tasks.card import account_of_run, model_card
 from gentool.tasks.evaluate import Evaluated
 from gentool.training.metricslog import read_rows
 
@@ -41,5 +41,6 @@ def write_report(done: Evaluated, target: str, out: Path | None) -> Path | None:
         document = done.document()
         samples = None if done.samples is None else Path(os.path.relpath(done.samples, run.path)).as_posix()
         write_json(run.path / "evaluation.json", document | {"samples": samples})
-        write_text(run.card, model_card(done.resolved, done.provenance, rows, document))
+        account = account_of_run(run, done.resolved)
+        write_text(run.card, model_card(done.resolved, done.provenance, rows, document, account))
     return page

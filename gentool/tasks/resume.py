@@ -13,7 +13,17 @@ from gentool.recipes.resolve import Resolved, resolve
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
 
-FREE = ("trainer", "sample", "evaluate", "description", "data.workers", "data.root")
+FREE = (
+    "trainer",
+    "sample",
+    "evaluate",
+    "description",
+    "data.workers",
+    "data.root",
+    "privacy.engine",
+    "privacy.memory_gib",
+    "privacy.physical_batch",
+)
 """What may change between two lives of a run without changing what it learns; see `BOUND` for the exceptions."""
 
 BOUND = ("trainer.accumulate", "trainer.clip_norm", "trainer.precision")

@@ -28,7 +28,7 @@ from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
 from gentool.tasks.base import DIGEST, describe, keep, kept, named
-from gentool.tasks.card import model_card
+from gentool.tasks.card import account_of_run, model_card
 from gentool.tasks.resume import check_same_run, find_run
 from gentool.tasks.sample import load_run
 from gentool.training import snapshot
@@ -110,6 +110,7 @@ def _train(
     rank_zero = is_main_process()
     base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else None
     module = build_module(recipe, dataset.spec, None if base is None else load_run(base.path)[2])
+    module.say = say
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
     state, bad = checkpoints.newest(run.checkpoints)
@@ -319,7 +320,8 @@ def finish(
     }
     provenance["steps"] = module.step
     write_json(run.provenance, provenance)
-    write_text(run.card, model_card(resolved, provenance, log.rows if log else []))
+    rows, account = log.rows if log else [], account_of_run(run, resolved)
+    write_text(run.card, model_card(resolved, provenance, rows, account=account))
 
 
 def stopped(signum: int, step: int, run: RunFolder) -> GentoolError:

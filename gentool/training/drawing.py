@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.grids import Grid, make_grid
@@ -190,12 +190,13 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
     )
     grid = build_grid(settings, process)
     noise = request.noise(traits.shape, dtype)
+    prior = noise.normal("prior") * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
     result = integrate(
         predict,
         process,
         build_solver(settings.solver, settings.options),
         grid,
-        noise.normal("prior") * float(grid.sigma[0]) * process.prior_std / process.sigma_max,
+        prior.to(memory_format=memory_format(denoiser.network)),
         noise,
         first="afs" if settings.afs else None,
         denoise=settings.denoise,
@@ -203,3 +204,11 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
     )
     return Drawn(result.x.to(torch.float32), result.nfe, result.manifest)
+
+
+def memory_format(network: nn.Module) -> torch.memory_format:
+    """The layout that keeps a network's convolutions from reordering their input: that of its own weights."""
+    kernels = [p for p in network.parameters() if p.dim() == 4]
+    if kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels):
+        return torch.channels_last
+    return torch.preserve_format

@@ -36,6 +36,7 @@ class Ema:
     def __init__(self, model: nn.Module, config: schema.Ema) -> None:
         self.config = config
         self.seen = 0
+        self._model: nn.Module | None = None
         self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._values = {
             name: self._as_kept(name, value).clone() for name, value in model.state_dict().items()
@@ -43,6 +44,7 @@ class Ema:
 
     def to(self, device: torch.device) -> None:
         """Moves the average to where the model is."""
+        self._model = None  # its buffers are new tensors there
         self._values = {name: value.to(device) for name, value in self._values.items()}
 
     def beta(self, step: int, batch_size: int) -> float:
@@ -62,14 +64,22 @@ class Ema:
         """Take in the model's weights after optimiser step `step` (1, 2 ..) on `batch_size` images."""
         weight = 1 - self.beta(step, batch_size)
         self.seen += batch_size
-        averages, currents = [], []
-        for name, value in model.state_dict().items():
-            if name in self._parameters:
-                averages.append(self._values[name])
-                currents.append(value.to(averages[-1].dtype))
-            else:
-                self._values[name].copy_(value)
+        if self._model is not model:
+            self._follow(model)
+        averages = [self._values[name] for name in self._followed]
+        currents = [
+            value.to(mean.dtype) for mean, value in zip(averages, self._followed.values(), strict=True)
+        ]
         torch._foreach_lerp_(averages, currents, weight)
+        for name, value in self._copied.items():
+            self._values[name].copy_(value)
+
+    def _follow(self, model: nn.Module) -> None:
+        """Notes the model's tensors: walking its modules would cost a small model a twentieth of every step."""
+        current = model.state_dict(keep_vars=True)
+        self._model = model
+        self._followed = {name: value for name, value in current.items() if name in self._parameters}
+        self._copied = {name: value for name, value in current.items() if name not in self._parameters}
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:

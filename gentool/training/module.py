@@ -20,6 +20,7 @@ from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
+from gentool.training.microbatch import mean_in_parts
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
@@ -46,7 +47,9 @@ class GenModule(LightningModule):
             along to another device or precision, and is never trained, saved or averaged with the module's own weights.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
             global batch and keep their own rows.
+        say: where a line for the user goes.
         host_rng: this training batch's generator on the CPU, each rank its own.
+        say: where a line for the user goes.
     """
 
     draws_samples: ClassVar[bool] = True
@@ -62,7 +65,10 @@ class GenModule(LightningModule):
         self.rng = torch.Generator()
         self.host_rng = torch.Generator()
         self.ema: Ema | None = None
+        self.say: Callable[[str], None] = lambda line: None
         self._first_micro = 0
+        self._parts = 1
+        self._examples: Examples = {}
 
     # What a family writes
 
@@ -193,7 +199,52 @@ class GenModule(LightningModule):
             self.ema = Ema(self.model, self.recipe.ema)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.per_example_loss(batch).mean()
+        self._examples = self.examples(batch)
+        return self._fitting_loss()
+
+    def _fitting_loss(self) -> Tensor:
+        """The batch's loss, worked off in as many parts as the device's memory asks for."""
+        while True:
+            try:
+                return self._mean_loss()
+            except torch.OutOfMemoryError as error:
+                reason = error
+            self._split_batch(reason)  # once the frames of the failed pass, and what they hold, are gone
+
+    def _mean_loss(self) -> Tensor:
+        if self._parts == 1:
+            return self.losses(self._examples).mean()
+        return mean_in_parts(
+            self.losses, self._examples, [p for p in self.parameters() if p.requires_grad], self._parts
+        )
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's backward pass; out of memory, the step is worked off again in parts."""
+        config = self.recipe.trainer
+        try:
+            super().backward(loss, *args, **kwargs)
+            return
+        except torch.OutOfMemoryError as error:
+            # other processes have their hooks' share of this pass already, earlier batches theirs of the gradient,
+            # and a scaler its factor in the loss
+            if self.world > 1 or config.accumulate > 1 or config.precision == "16-mixed":
+                raise
+            reason = error
+        self.zero_grad()
+        self._split_batch(reason)
+        super().backward(self._fitting_loss())
+
+    def _split_batch(self, reason: torch.OutOfMemoryError) -> None:
+        rows = len(next(iter(self._examples.values())))
+        if not self.recipe.trainer.auto_microbatch or self._parts >= rows:
+            raise reason
+        self._parts = min(2 * self._parts, rows)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.say(
+            f"warning: a batch of {rows} does not fit the device's memory: worked off in {self._parts} parts from now "
+            "on, with the same gradient"
+        )
 
     def on_train_start(self) -> None:
         self._first_micro = self.step * self.recipe.trainer.accumulate
@@ -225,7 +276,9 @@ class GenModule(LightningModule):
             self.ema.update(self.model, self.step, batch_size)
 
     def configure_optimizers(self) -> Any:
-        return build_optimizer(self.recipe.optimizer, self.parameters())
+        # a gradient scaler and clipping want to unscale between the backward pass and the step
+        fused = self.recipe.trainer.precision != "16-mixed"
+        return build_optimizer(self.recipe.optimizer, self.parameters(), fused=fused)
 
     def lr_schedules(self) -> list[LrSchedule]:
         """One for each optimiser, in the order of `configure_optimizers`."""
@@ -250,10 +303,16 @@ class LrSchedule:
         return c.lr
 
 
-def build_optimizer(config: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch's optimiser for a recipe block, over the parameters that ask for a gradient."""
+def build_optimizer(
+    config: Optimizer, parameters: Iterable[nn.Parameter], *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """torch's optimiser for a recipe block, over the parameters that ask for a gradient.
+
+    Args:
+        fused: Adam in one pass over memory: several times faster than torch's default on a CPU, and no slower on a GPU.
+    """
     trainable = [p for p in parameters if p.requires_grad]
     if config.name == "sgd":
         return torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return cls(trainable, config.lr, config.betas, config.eps, config.weight_decay, foreach=True)
+    return cls(trainable, config.lr, config.betas, config.eps, config.weight_decay, fused=fused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -214,3 +215,16 @@ def test_genie_at_toy_size(bench: Any) -> None:
     with_distance = {k: [row | {"distance": 1.0} for row in v] for k, v in found.items()}
     made = distilled.claims(with_distance | {"fine": [{"distance": 1.0}]}, 0.6, "digits", "uniform-t")
     assert len(made) == 7
+
+
+def test_the_privacy_audit_at_toy_size(bench: Any) -> None:
+    """Its lower bounds are honest and useful: below epsilon, and above half of it where that is easy."""
+    audit = bench("bench_privacy_audit")
+    assert audit.bounds(0, 100)[0] == 0
+    low, high = audit.bounds(10, 100)
+    assert low < 0.1 < high
+    easy = audit.Mechanism("two releases", 1.0, 1.0, 2, 1e-2, math.nan)
+    assert 0.5 * audit.rdp(easy) < audit.audit(easy, 40_000, 0) < audit.rdp(easy)
+    assert audit.audit(easy, 40_000, 0, noise=0.3) > audit.rdp(easy)
+    never = audit.Mechanism("never sampled", 1.0, 1e-9, 5, 1e-3, 0.0)
+    assert audit.audit(never, 10_000, 0) < 0.05

@@ -41,6 +41,9 @@ class Cifar10Config(RootConfig):
     def has_test(self) -> bool:
         return True
 
+    def published(self) -> int:
+        return 50_000
+
     def source(self, split: Split) -> Source:
         place = self._find()
         if place.is_dir() and (place / _BATCHES["test"][0]).is_file():

@@ -22,6 +22,9 @@ class DigitsConfig(ImageConfig):
     what: ClassVar[str] = "handwritten digits, 1797, 8x8 gray, 10 classes"
     origin: ClassVar[str] = "bundled with scikit-learn (Alpaydin and Kaynak, UCI); no download"
 
+    def published(self) -> int:
+        return 1797
+
     def source(self, split: Split) -> Source:
         from sklearn.datasets import load_digits
 

@@ -55,6 +55,9 @@ class MnistConfig(RootConfig):
     def has_test(self) -> bool:
         return True
 
+    def published(self) -> int:
+        return 60_000
+
     def source(self, split: Split) -> Source:
         images, labels = (
             self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")

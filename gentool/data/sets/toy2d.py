@@ -72,6 +72,9 @@ class Toy2dConfig(DataConfig):
     def has_test(self) -> bool:
         return True
 
+    def published(self) -> int:
+        return self.count
+
     def source(self, split: Split) -> Source:
         mixture = self.mixture()
         train = split == "train"

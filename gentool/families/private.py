@@ -1,0 +1,33 @@
+"""Whether a recipe's `privacy:` block can be kept, told before training and at the key that is in the way. No torch."""
+
+from __future__ import annotations
+
+from gentool.errors import UserError
+from gentool.privacy.plan import plan
+from gentool.recipes.schema import Misfit, Recipe
+
+
+def check_privacy(recipe: Recipe) -> Recipe:
+    """The recipe itself.
+
+    Raises:
+        Misfit: another key does not go with `privacy:`, or no noise reaches its target.
+    """
+    if recipe.privacy is None:
+        return recipe
+    if recipe.trainer.accumulate != 1:
+        raise Misfit(
+            "trainer.accumulate",
+            "private training takes one Poisson batch a step: a record could be in several accumulated ones; "
+            "leave it at 1, raise data.batch_size, and bound the memory by privacy.physical_batch",
+        )
+    # The built-in accountant: what it finds within reach is so for a tighter one too.
+    privacy = recipe.privacy.model_copy(update={"accountant": "rdp"})
+    known = recipe.data.public_records()
+    try:
+        plan(privacy, recipe.data.batch_size, recipe.trainer.max_steps, known)
+    except UserError as error:
+        if error.where == "privacy.epsilon" and recipe.privacy.accountant != "rdp":
+            return recipe
+        raise Misfit(error.where or "privacy", error.message) from None
+    return recipe

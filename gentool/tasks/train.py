@@ -17,9 +17,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gentool import families
-from gentool.data import DataSpec, StepBatches, loader, open_set
+from gentool.data import StepBatches, loader, open_set
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
-from gentool.noise import mix
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
 from gentool.runs import checkpoints
@@ -27,7 +26,8 @@ from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
-from gentool.tasks.base import DIGEST, describe, keep, kept, named
+from gentool.tasks.base import DIGEST, describe
+from gentool.tasks.build import build_module, start_from_base
 from gentool.tasks.card import account_of_run, model_card
 from gentool.tasks.resume import check_same_run, find_run
 from gentool.tasks.sample import load_run
@@ -171,35 +171,6 @@ def is_main_process() -> bool:
     """Whether this process is rank 0: the launcher (Lightning's, torchrun's or Slurm's) says so in the environment."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((int(rank) == 0 for rank in ranks if rank is not None), True)
-
-
-def build_module(recipe: Recipe, spec: DataSpec, base: GenModule | None = None) -> GenModule:
-    """The family's module with freshly initialised weights; the same for the same seed.
-
-    Args:
-        base: what a family that distils starts from; None takes what the recipe names: a run, or for a dry run the
-            untrained model of a recipe.
-    """
-    started = [base or named_base(recipe, spec)] if families.FAMILIES.get(recipe.family).distils else []
-    torch.manual_seed(mix(recipe.seed, "weights"))
-    return families.module_class(recipe.family)(recipe, spec, *started)
-
-
-def named_base(recipe: Any, spec: DataSpec) -> GenModule:
-    """The model of the run that a recipe's `base:` names, or the untrained one of the recipe that it names."""
-    run = named(recipe.base)
-    if run is not None:
-        return load_run(run.path)[2]
-    return build_module(resolve(recipe.base, (), families.recipe_schema).recipe, spec)
-
-
-def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> RunFolder:
-    """Sees to it that the run folder holds its base, and returns that copy."""
-    if rank_zero:
-        keep(recipe.base, run, started=bool(checkpoints.complete(run.checkpoints)))
-    copy = kept(run)
-    # another rank may come here before the copy is whole; what is copied serves it as well
-    return copy if copy.weights.is_file() else named(recipe.base) or copy
 
 
 def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say: Say) -> None:

@@ -26,7 +26,7 @@ def run(settings: Settings) -> Result:
     figures = study(plan, settings.seed)
     return Result(
         figures=figures,
-        claims=claims(figures["grids"]["uniform-t"], 0.6, "digits", "uniform-t"),
+        claims=[claim for grid in plan.grids for claim in claims(figures, 0.6, "digits", grid)],
         seeds=(settings.seed,),
         scale=f"{plan.count} samples a figure; error: RMS over pixels of [-1, 1] to the end of 200 Heun steps",
         recipe=" ".join((plan.base, *plan.base_overrides, "then", plan.head, *plan.head_overrides)),

@@ -12,7 +12,6 @@ from common import Claim, say
 from models import Judge, device
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from gentool.data import DataSet
@@ -75,32 +74,42 @@ def study(plan: Plan, seed: int, extra: Sequence[str] = (), judge: bool = True) 
             figures["training"][name] = {"steps": done.steps, "seconds": done.seconds, "loss": done.loss}
             heads[name] = load_run(done.run)[2].to(device())  # type: ignore[assignment]
     data = open_set(heads["genie"].recipe.data, "train")
+    end, _ = drawn(heads["genie"], plan.count, seed, "edm", {}, FINE, "log-snr", {"final": "t-min"})
+    eye = Eye(data) if judge else None
+    figures["fine_distance"] = None if eye is None else eye(end)
     for grid in plan.grids:
-        figures["grids"][grid] = by_solver(
-            heads, data, plan.count, grid, seed, Judge(data) if judge else None
-        )
+        figures["grids"][grid] = by_solver(heads, end, grid, seed, eye)
     return figures
 
 
+class Eye:
+    """Frechet distance of samples to the training data, in the features of the evaluation's classifier."""
+
+    def __init__(self, data: DataSet) -> None:
+        self.judge = Judge(data)
+        self.reference = self.judge.moments(data.take(range(len(data))).x)
+
+    def __call__(self, x: Tensor) -> float:
+        from gentool.data import to_uint8
+
+        return self.judge.distance(to_uint8(x), self.reference)
+
+
 def by_solver(
-    heads: Mapping[str, GenieModule], data: DataSet, count: int, grid: str, seed: int, judge: Judge | None
+    heads: Mapping[str, GenieModule], end: Tensor, grid: str, seed: int, eye: Eye | None
 ) -> dict[str, Any]:
-    """The rows of one grid: every solver at `STEPS` steps, from the noise of the same samples."""
-    reference = None if judge is None else judge.moments(data.take(range(len(data))).x)
-    full = heads["genie"]
-    end, _ = drawn(full, count, seed, "edm", {}, FINE, "log-snr", {"final": "t-min"})
+    """The rows of one grid: every solver at `STEPS` steps, from the noise that the flow takes to `end`."""
+    full, count = heads["genie"], len(end)
     runs = {name: (full, solver, options) for name, (solver, options) in FREE.items()}
     runs |= {name: (module, "genie", {}) for name, module in heads.items()}
     rows: dict[str, Any] = {}
-    if judge is not None and reference is not None:
-        rows["fine"] = [{"distance": judge.distance(pixels(end), reference)}]
     for name, (module, solver, options) in runs.items():
         rows[name] = []
         for steps in STEPS:
             x, nfe = drawn(module, count, seed, solver, options, steps, grid, {})
             row = {"steps": steps, "nfe": nfe, "error": float((x - end).double().square().mean().sqrt())}
-            if judge is not None and reference is not None:
-                row["distance"] = judge.distance(pixels(x), reference)
+            if eye is not None:
+                row["distance"] = eye(x)
             rows[name].append(row)
         say(f"{grid}, {name}: " + ", ".join(f"{row['error']:.4g}" for row in rows[name]))
     return rows
@@ -137,22 +146,13 @@ def drawn(
     return torch.cat(parts), nfe
 
 
-def pixels(x: torch.Tensor) -> torch.Tensor:
-    from gentool.data import to_uint8
-
-    return to_uint8(x)
-
-
-def claims(rows: Mapping[str, Any], limit: float, data: str, grid: str) -> list[Claim]:
-    """What is claimed of one grid's rows; `limit` is the share of DDIM's error that GENIE may have."""
-    error = {
-        name: {row["steps"]: row["error"] for row in found} for name, found in rows.items() if name != "fine"
-    }
-    distance = {
-        name: {row["steps"]: row["distance"] for row in found}
-        for name, found in rows.items()
-        if name != "fine"
-    }
+def claims(figures: Mapping[str, Any], limit: float, data: str, grid: str) -> list[Claim]:
+    """What is claimed of one grid of a study; `limit` is the share of DDIM's error that GENIE may have."""
+    rows = figures["grids"][grid]
+    error, distance = (
+        {name: {row["steps"]: row[what] for row in found} for name, found in rows.items()}
+        for what in ("error", "distance")
+    )
     where = f"{data}, {grid} steps"
     made = [
         Claim(
@@ -175,7 +175,7 @@ def claims(rows: Mapping[str, Any], limit: float, data: str, grid: str) -> list[
             f"{where}: GENIE's samples are nearer to the data than DDIM's at {counts} calls",
             "",
             listed("genie", distance),
-            f"{listed('ddim', distance)}; the fine trajectory {rows['fine'][0]['distance']:.3g} (Frechet distance, "
+            f"{listed('ddim', distance)}; the fine trajectory {figures['fine_distance']:.3g} (Frechet distance, "
             "features of the evaluation's classifier)",
             not worse,
             f"not at {', '.join(map(str, worse))} calls" if worse else "",

@@ -208,12 +208,14 @@ def test_genie_at_toy_size(bench: Any) -> None:
         count=20,
         grids=("uniform-t",),
     )
-    found = distilled.study(tiny, 0, judge=False)["grids"]["uniform-t"]
+    study = distilled.study(tiny, 0, judge=False)
+    found = study["grids"]["uniform-t"]
     assert set(found) == {*distilled.FREE, *distilled.ABLATIONS}
     assert [row["nfe"] for row in found["genie"]] == [5, 10, 15]
     assert [row["nfe"] for row in found["ttm2"]] == [15, 30, 45]
-    with_distance = {k: [row | {"distance": 1.0} for row in v] for k, v in found.items()}
-    made = distilled.claims(with_distance | {"fine": [{"distance": 1.0}]}, 0.6, "digits", "uniform-t")
+    for row in (row for rows in found.values() for row in rows):
+        row["distance"] = 1.0
+    made = distilled.claims(study | {"fine_distance": 1.0}, 0.6, "digits", "uniform-t")
     assert len(made) == 7
 
 

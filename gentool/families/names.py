@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationInfo, create_model, field_validator
 
 from gentool.diffusion.guidance import catalog as guidance
 from gentool.diffusion.solvers.catalog import GRIDS, SOLVERS
@@ -21,11 +21,14 @@ BITS_PER_DIM = "bits-per-dim"
 class CheckedSample(Sample):
     """The `sample:` block with its names and options checked; a fault is told at its own key."""
 
+    state_parts: ClassVar[int] = 1
+
     @field_validator("solver")
     @classmethod
     def _solver(cls, name: str) -> str:
         with _as_value_error():
-            return SOLVERS.check(name)
+            SOLVERS.target(name, cls.state_parts)
+        return name
 
     @field_validator("grid")
     @classmethod
@@ -47,6 +50,16 @@ class CheckedSample(Sample):
         with _as_value_error():
             guidance.check(rules)
         return rules
+
+
+def checked_sample(block: type[Sample], state_parts: int) -> type[CheckedSample]:
+    """`CheckedSample` with the keys and defaults of a family's own block, for solvers of its states."""
+    if block is Sample and state_parts == CheckedSample.state_parts:
+        return CheckedSample
+    bases: Any = (CheckedSample,) if block is Sample else (block, CheckedSample)
+    made: type[CheckedSample] = create_model(f"Checked{block.__name__}", __base__=bases)
+    made.state_parts = state_parts
+    return made
 
 
 class CheckedEvaluate(Evaluate):

@@ -6,6 +6,7 @@ editors complete from, and the generated reference in docs/.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction as Ratio
 from typing import Annotated, Any, Literal, Self
@@ -145,6 +146,8 @@ class Evaluate(Strict):
     """Metrics by name; see docs/metrics.md."""
     features: str = "classifier"
     """Feature extractor: classifier, pixels, values (of vectors) or inception."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options of metrics by name, e.g. `{downstream: {epochs: 20}}`; see docs/metrics.md."""
     count: Positive | None = None
     """Samples to judge; absent: those of `sample`."""
 
@@ -170,8 +173,9 @@ class Privacy(Strict):
     """Chance of a record to join a step, a number or a fraction (1/15); absent: data.batch_size / records."""
     accountant: Literal["rdp", "pld"] = "rdp"
     """What turns steps into epsilon; pld is tighter, and needs the extra pld."""
-    engine: Literal["vmap", "microbatch", "opacus"] = "vmap"
-    """How gradients of single records are computed; microbatch is the slow reference, opacus a cross-check."""
+    engine: Literal["layers", "vmap", "microbatch", "opacus"] = "layers"
+    """How gradients of single records are computed: layers is the fastest, vmap takes any network, microbatch is the
+    slow reference, opacus a cross-check."""
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
     """Memory for the gradients and activations of the records that are worked on at once."""
     physical_batch: Positive | None = None
@@ -239,6 +243,15 @@ class Recipe(Strict):
     """What `gentool sample RUN` does when nothing is said."""
     evaluate: Evaluate = Evaluate()
     """What `gentool evaluate RUN` does when nothing is said."""
+
+    @property
+    def private_step(self) -> tuple[str, float]:
+        """What one private step releases, by its name in the ledger, and the L2 norm by which one record can move it.
+
+        Of DP-SGD: the sum of clipped gradients, and the clipping norm. A family that perturbs something else
+        overrides it.
+        """
+        return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
 
 
 def json_schema(recipes: Mapping[str, type[Recipe]]) -> dict[str, Any]:

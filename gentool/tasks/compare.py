@@ -140,17 +140,19 @@ def compare(
         raise UserError("a comparison is a picture: name a .png", str(picture))
     check_writable(picture.parent)
 
-    fine = finest(solvers, usable)
-    ends = sorted({end_of(one) for one in runs if not random(one)}) if fine else []
+    state_parts = 2 if "velocity" in module.sampling_means() else 1
+    noisy = [build(one.solver, one.options, state_parts).stochastic for one in runs]
+    fine = finest(solvers, usable, state_parts)
+    ends = sorted({end_of(one) for one, random in zip(runs, noisy) if not random}) if fine else []
     artist = Artist(job, module.to(device), guide, count, device, on_sample, len(runs) + len(ends))
     targets = {end: artist(to_the_end(str(fine), chosen, end))[0] for end in ends}
     rows, pictures = [], []
-    for one in runs:
+    for one, random in zip(runs, noisy):
         started = time.perf_counter()
         x, nfe = artist(one)
         seconds = time.perf_counter() - started
         error = None
-        if fine and not random(one):
+        if fine and not random:
             error = float((x.double() - targets[end_of(one)].double()).square().mean().sqrt())
         kept = as_kept(x, module.spec.kind)
         fid = None if judge is None else judge(kept, artist.labels())
@@ -187,15 +189,10 @@ def end_of(settings: Sample) -> str:
     return str(settings.grid_options.get("final") or GRIDS.get(grid).final)
 
 
-def random(settings: Sample) -> bool:
-    """Whether the solver draws noise, so that its samples follow no one trajectory."""
-    return build(settings.solver, settings.options).stochastic
-
-
-def finest(solvers: Sequence[str], usable: Mapping[str, str | None]) -> str | None:
+def finest(solvers: Sequence[str], usable: Mapping[str, str | None], state_parts: int) -> str | None:
     """The solver of the reference trajectory, or None where a model has no deterministic one."""
     for name in (FINE_SOLVER, *solvers):
-        if usable[name] is None and not build(name).stochastic:
+        if usable[name] is None and not build(name, None, state_parts).stochastic:
             return name
     return None
 
@@ -208,7 +205,7 @@ def to_the_end(solver: str, chosen: Sample, end: str) -> Sample:
             "solver": solver,
             "steps": FINE_STEPS,
             "options": {},
-            "grid": FINE_GRID,
+            "grid": FINE_GRID if solver == FINE_SOLVER else None,
             "grid_options": {**ends, "final": end},
             "afs": False,
             "denoise": False,

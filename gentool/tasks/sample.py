@@ -140,7 +140,8 @@ def sample(
     job = replace(job, labels=label_cycle(label, module, guide))
     for line in module.check_request(chosen, guide):
         say(line)
-    out = out or run.samples / default_name(job, count)
+    solver = module.solver_name(chosen)
+    out = out or run.samples / default_name(job, solver, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     arrays, nfe = [], []
@@ -167,7 +168,7 @@ def sample(
         provenance |= {"classifier": guiding.path.name, "classifier_sha256": fingerprint(guiding.weights)}
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
-    return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
+    return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels)
 
 
 def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:
@@ -176,10 +177,12 @@ def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) ->
     return [*named, *(f"sample.{change}" for change in changes)]
 
 
-def default_name(job: Job, count: int) -> str:
+def default_name(job: Job, solver: str, count: int) -> str:
     """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
     asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
-    return f"{job.settings.solver}-{job.settings.steps}-seed{job.seed}-n{count}-{asked}.h5"
+    if solver == job.settings.solver:
+        solver += f"-{job.settings.steps}"
+    return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"
 
 
 def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:

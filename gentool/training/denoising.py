@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from gentool import networks
 from gentool.data import Batch, DataSpec, to_model
+from gentool.diffusion import denoiser as denoisers
+from gentool.diffusion import likelihood
 from gentool.diffusion import loss as losses
 from gentool.diffusion import precond as preconds
-from gentool.diffusion import processes
 from gentool.diffusion.denoiser import Denoiser
+from gentool.diffusion.likelihood import Likelihood
+from gentool.diffusion.loss import Loss
 from gentool.errors import UserError
 from gentool.networks.augment import LABELS, augment
+from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training import drawing
-from gentool.training.denoising_config import DenoisingRecipe
+from gentool.training.denoising_config import DenoisingModel, NetworkRecipe
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -26,13 +31,16 @@ from gentool.training.sampling import Drawn, Guide, SampleRequest
 class DenoisingModule(GenModule):
     """Any process, preconditioning, law of noise levels, weight and network of the shared floor.
 
-    A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs.
+    A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs; one
+    with a process outside `DiffusionConfig` starts from `denoising_config.NetworkRecipe` and writes `build_model`.
     """
 
-    recipe: DenoisingRecipe
+    averages_draws = True
+    recipe: NetworkRecipe
     model: Denoiser
+    loss: Loss
 
-    def __init__(self, recipe: DenoisingRecipe, spec: DataSpec) -> None:
+    def __init__(self, recipe: NetworkRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
         config = recipe.model
         if config.conditional and spec.classes == 0:
@@ -42,21 +50,37 @@ class DenoisingModule(GenModule):
                 f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
             )
         self.classes = spec.classes if config.conditional else 0
-        process = processes.build(config.process)
-        precond = preconds.build(config.chosen_precond, process)
-        self.model = Denoiser(self.build_network(precond.out_factor), precond, process)
-        self.loss = losses.build(config, self.model)
+        self.model, self.loss = self.build_model()
 
-    def build_network(self, out_factor: int) -> networks.Network:
+    def build_model(self) -> tuple[Denoiser, Loss]:
+        """The denoiser around its network, and the loss that it learns by."""
+        config = cast(DenoisingModel, self.recipe.model)
+        model = denoisers.build(config, self.build_network)
+        return model, losses.build(config, model)
+
+    def build_network(self, out_factor: int, in_factor: int = 1) -> networks.Network:
+        """The recipe's network, for inputs and outputs of so many times the data's channels."""
         channels, size = network_shape(self.spec)
         config = self.recipe.model.network
         if self.recipe.model.augment:  # the network is told what was done to its input
             config = config.model_copy(update={"augment": LABELS})
-        return networks.build(config, channels, channels * out_factor, size, self.classes)
+        return networks.build(config, channels * in_factor, channels * out_factor, size, self.classes)
 
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
             self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
+
+    def fit_privately(self) -> None:
+        if self.model.precond.unmeasured:
+            raise UserError(
+                "it would be measured on the private data: give the constant, 0.57735 (of uniform pixels) for instance",
+                "model.precond.sigma_data",
+            )
+        if self.loss.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.loss.times.stratified",
+            )
 
     def assume_data(self) -> None:
         if self.model.precond.unmeasured:
@@ -73,7 +97,7 @@ class DenoisingModule(GenModule):
             x0, found["augment"] = augment(x0, self.host_rng, config.augment)
         elif config.flip:
             x0 = self.mirrored(x0)
-        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
+        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
 
@@ -108,8 +132,13 @@ class DenoisingModule(GenModule):
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         return drawing.check(settings, self.model, self.sampling_traits(), guide)
 
-    def likelihood_model(self) -> Denoiser:
-        return self.model
+    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
+        prior = self.likelihood_prior()
+        return likelihood.log_likelihood(self.model, self.model.process, x, noise, label=label, prior=prior)
+
+    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
+        """Log density (B,) of the end of the likelihood's ODE; None for the Gaussian of the process."""
+        return None
 
     def compiled_parts(self) -> list[torch.nn.Module]:
         return [self.model.network]

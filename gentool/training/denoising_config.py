@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from gentool.diffusion.config import DiffusionConfig
 from gentool.networks.config import NetworkConfig
-from gentool.recipes.schema import Fraction, Recipe
+from gentool.recipes.schema import Fraction, Recipe, Strict
 
 
-class DenoisingModel(DiffusionConfig):
+class NetworkModel(Strict):
+    """What a denoiser has in its `model:` block whatever its process: the network and what it is told."""
+
     network: NetworkConfig
     """The network inside the preconditioning."""
     conditional: bool = False
@@ -20,6 +22,15 @@ class DenoisingModel(DiffusionConfig):
     """Probability of each of EDM's non-leaky augmentations, which the network is told of (0: none)."""
 
 
-class DenoisingRecipe(Recipe):
+class NetworkRecipe(Recipe):
+    model: NetworkModel
+    """The network and the process."""
+
+
+class DenoisingModel(DiffusionConfig, NetworkModel):
+    pass
+
+
+class DenoisingRecipe(NetworkRecipe):
     model: DenoisingModel
     """The network and the process."""

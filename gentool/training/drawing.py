@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,13 @@ from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
+from gentool.diffusion.guidance.classifier import StepGain
 from gentool.diffusion.predictor import Derive, Guidance, Predictor
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.diffusion.solvers.core import build as build_solver
 from gentool.diffusion.solvers.integrate import integrate
+from gentool.diffusion.solvers.stochastic import Ancestral, mean_gains
 from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import UserError
 from gentool.networks.attention import attention_layers, perturb
@@ -45,7 +46,9 @@ class Traits:
 
 def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
     """What solvers may ask of one denoiser (`SolverInfo.lacking`)."""
-    found = {"denoiser", "time", "adaptive"}
+    if denoiser.process.state_parts > 1:
+        return frozenset({"velocity", "time", "adaptive"})
+    found = {"data", "time", "adaptive"}
     if denoiser.precond.continuous:
         found.add("derivative")
     if traits.derive is not None:
@@ -53,16 +56,27 @@ def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
     return frozenset(found)
 
 
-def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits, guide: Guide | None) -> Guidance | None:
-    if not spec:  # nothing to check the model for: walking its modules would cost every batch
+def build_guidance(
+    settings: Sample, grid: Grid, denoiser: Denoiser, traits: Traits, guide: Guide | None
+) -> Guidance | None:
+    if not settings.guidance:  # nothing to check the model for: walking its modules would cost every batch
         return None
     return guidance.build(
-        rules.check(spec),
+        rules.check(settings.guidance),
         null_label=traits.classes or None,
         label_dropout=traits.label_dropout,
         has_attention=bool(attention_layers(denoiser.network)),
         log_prob=None if guide is None else guide.log_prob,
+        mean_gain=mean_gain(settings, grid, denoiser.process),
     )
+
+
+def mean_gain(settings: Sample, grid: Grid, process: Process) -> StepGain | None:
+    """What shifts the means of the solver's steps along a classifier's gradient; None where they have no noise."""
+    solver = build_solver(settings.solver, settings.options, process.state_parts)
+    if not isinstance(solver, Ancestral) or not solver.stochastic or settings.time_shift is not None:
+        return None
+    return StepGain(grid.sigma[:-1], mean_gains(solver, grid, process))
 
 
 def build_grid(settings: Sample, process: Process) -> Grid:
@@ -101,10 +115,11 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         UserError: unknown solver, option, grid or rule, one that the model lacks the means for, or a guide
             that does not fit the model.
     """
-    solver, grid = build_solver(settings.solver, settings.options), build_grid(settings, denoiser.process)
-    info = SOLVERS.get(settings.solver)
+    info = SOLVERS.get(SOLVERS.check(settings.solver))
     if reason := info.lacking(means(denoiser, traits)):
         raise UserError(f"{settings.solver}: {reason}", "sample.solver")
+    solver = build_solver(settings.solver, settings.options, denoiser.process.state_parts)
+    grid = build_grid(settings, denoiser.process)
     if {"derivative", "head"} & set(info.needs):
         check_derivative(settings, predicted="head" in info.needs)
     if (
@@ -120,8 +135,16 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError(
             f"sample: {settings.solver} chooses its own steps; afs and time_shift have no place there"
         )
-    build_guidance(settings.guidance, denoiser, traits, guide)
+    if denoiser.process.state_parts > 1 and (settings.afs or settings.time_shift):
+        raise UserError(
+            "sample.afs and time_shift are for states of data alone; this model's have a velocity"
+        )
+    build_guidance(settings, grid, denoiser, traits, guide)
     if guide is not None:
+        if denoiser.process.state_parts > 1:
+            raise UserError(
+                "--classifier: it reads noisy data, and this model's states have a velocity beside them"
+            )
         check_guide(guide, grid, traits)
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
@@ -157,9 +180,12 @@ def check_derivative(settings: Sample, *, predicted: bool) -> None:
             )
 
 
-def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
+def draw(
+    denoiser: Denoiser, request: SampleRequest, traits: Traits, *, prior_factors: Tensor | None = None
+) -> Drawn:
     """Integrates from the prior to data with the solver, grid and guidance asked for.
 
+    The prior is Gaussian, times `prior_factors` (B,) where they are given (a noise law with a radius of its own).
     The state and the levels are float64 where the device has it, the network's input float32.
     """
     settings, process, on_step = request.settings, denoiser.process, request.on_step
@@ -178,6 +204,7 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
         with perturb(denoiser.network, layers):
             return denoise(x, sigma, label)
 
+    grid = build_grid(settings, process)
     predict = Predictor(
         denoise,
         derive=derive if traits.derive is not None else None,
@@ -185,25 +212,29 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
         label=request.labels,
-        guidance=build_guidance(settings.guidance, denoiser, traits, request.guide),
+        guidance=build_guidance(settings, grid, denoiser, traits, request.guide),
         threshold=settings.threshold,
     )
-    grid = build_grid(settings, process)
-    noise = request.noise(traits.shape, dtype)
-    prior = noise.normal("prior") * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
+    noise = request.noise(process.state_shape(traits.shape), dtype)
+    prior = noise.normal("prior") * process.prior_scale(float(grid.sigma[0]))
+    if prior_factors is not None:
+        prior = prior * prior_factors.to(prior).view(-1, *[1] * (prior.dim() - 1))
+    if prior.dim() == 4:  # layouts of pictures: a state with a velocity has a dimension more
+        prior = prior.to(memory_format=memory_format(denoiser.network))
     result = integrate(
         predict,
         process,
-        build_solver(settings.solver, settings.options),
+        build_solver(settings.solver, settings.options, process.state_parts),
         grid,
-        prior.to(memory_format=memory_format(denoiser.network)),
+        prior,
         noise,
         first="afs" if settings.afs else None,
         denoise=settings.denoise,
         time_shift=None if settings.time_shift is None else TimeShift(**dict(settings.time_shift)),
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
     )
-    return Drawn(result.x.to(torch.float32), result.nfe, result.manifest)
+    x = result.x if settings.denoise else process.data_part(result.x)
+    return Drawn(x.to(torch.float32), result.nfe, result.manifest)
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:

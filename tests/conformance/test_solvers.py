@@ -25,7 +25,7 @@ from tests.diffusion.heads import perfect_head
 
 TRIAD = GaussianMixture.triad()
 PROCESS = processes.build(VpProcess())
-ALL = SOLVERS.names()
+ALL = SOLVERS.fitting(PROCESS.state_parts)
 FIXED = [name for name in ALL if "adaptive" not in SOLVERS.get(name).needs]
 RANDOM = [name for name in ALL if SOLVERS.get(name).stochastic]
 CERTAIN = [name for name in ALL if not SOLVERS.get(name).stochastic]

@@ -18,6 +18,7 @@ from gentool.data import DataSpec, open_set
 from gentool.diffusion.config import VpProcess
 from gentool.diffusion.derivative import DerivativeHead
 from gentool.diffusion.processes import Cosine, Flow, Vp, build
+from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import CorruptError, UserError
 from gentool.families.genie.module import GenieModule, VpUniform
 from gentool.networks.base import Features
@@ -346,6 +347,16 @@ def test_a_base_that_is_no_denoiser_is_refused(call: Call, tmp_path: Path) -> No
     done.refused(2, "the family classifier is not one denoiser")
 
 
+@pytest.mark.parametrize(
+    ("family", "words"), [("cld", "have a velocity"), ("pfgmpp", "a noise law of its own")]
+)
+def test_a_base_of_another_flow_is_refused(family: str, words: str, tmp_path: Path) -> None:
+    text = f"family: {family}\ndata: {{name: digits}}\nmodel: {{network: {{name: film-mlp, width: 16, blocks: 1}}}}\n"
+    (tmp_path / "base.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        untrained(tmp_path / "base.yaml")
+
+
 def test_a_base_of_discrete_levels_has_no_derivative(tmp_path: Path) -> None:
     text = (
         "family: edm\ndata: {name: digits, limit: 64}\n"
@@ -427,9 +438,13 @@ def test_requests_that_are_taken(head: Path, changes: dict[str, Any]) -> None:
 
 def test_the_solvers_that_a_run_can_use(head: Path, base: Path, call: Call) -> None:
     rows = {row["name"]: row for row in call("solvers", "list", "--for", head, "--json").json["solvers"]}
-    assert all(row["usable"] and row["reason"] is None for row in rows.values())
+    assert [name for name, row in rows.items() if row["usable"]] == SOLVERS.fitting()
+    assert all((row["reason"] is None) == row["usable"] for row in rows.values())
     rows = {row["name"]: row for row in call("solvers", "list", "--for", base, "--json").json["solvers"]}
-    assert [name for name, row in rows.items() if not row["usable"]] == ["genie"]
+    assert {name for name, row in rows.items() if not row["usable"]} - {"genie"} == {*SOLVERS} - {
+        *SOLVERS.fitting()
+    }
+    assert not rows["genie"]["usable"]
     shown = call("solvers", "list", "--for", base).out
     assert "no: this run has no head" in shown
     assert "reason" not in call("solvers", "list", "--json").json["solvers"][0]
@@ -438,7 +453,7 @@ def test_the_solvers_that_a_run_can_use(head: Path, base: Path, call: Call) -> N
 def test_a_family_that_draws_in_its_own_way_can_use_none() -> None:
     made = resolve("classifier/digits-small", (), families.recipe_schema).recipe
     module = build_module(made, DataSpec("image", (1, 8, 8), 10, tuple("0123456789")))
-    assert all("one denoiser" in str(reason) for reason in module.usable_solvers().values())
+    assert all("in a way of its own" in str(reason) for reason in module.usable_solvers().values())
 
 
 def test_the_base_follows_to_another_precision(base: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gentool.errors import UserError
 from gentool.runs.samples import read_samples
 from gentool.tasks.compare import FINE_STEPS, compare, each, end_of
 from gentool.tasks.sample import load_run
@@ -124,6 +125,17 @@ def test_points_have_a_table_and_no_picture(tmp_path: Path) -> None:
     assert done.picture is None
     assert done.table.parent == run / "samples"
     assert done.rows[0].error is not None
+
+
+def test_states_with_a_velocity_are_held_against_a_solver_of_theirs(tmp_path: Path) -> None:
+    small = ("model.network.width=16", "trainer.max_steps=1", "data.count=64", "data.batch_size=8")
+    run = train("cld/toy2d-small", small, run_dir=tmp_path / "run").run
+    done = compare(run, ["sscs", "heun"], [2, 20], count=3)
+    assert done.reference == f"heun, {FINE_STEPS} steps from the same noise"
+    assert [row.error is None for row in done.rows] == [True, True, False, False]
+    assert done.rows[3].error < done.rows[2].error  # type: ignore[operator]
+    with pytest.raises(UserError, match="ddim: it steps states of data alone"):
+        compare(run, ["ddim"], [2])
 
 
 def test_the_recipes_own_solver_keeps_the_recipes_settings(whole_run: Path) -> None:

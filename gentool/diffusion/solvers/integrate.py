@@ -18,7 +18,8 @@ from gentool.errors import GentoolError, UserError
 from gentool.noise import Noise
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
-"""(i, sigma, x, x0) at the start of step i: the state and the prediction made there."""
+"""(i, sigma, x, x0) at the start of step i: the state and the prediction made there, or, in a last step without a
+network call, the data it lands on."""
 
 
 class CountingPredict(Predict, Protocol):
@@ -33,7 +34,7 @@ class CountingPredict(Predict, Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """x: (B, ...), the canonical state at the grid's last level. nfe: network calls per sample.
+    """x: (B, ...), the canonical state at the grid's last level, x0 with `denoise`. nfe: network calls per sample.
 
     manifest: solver, options, grid, steps, orders, sigma_max, sigma_min, final, first, denoise, nfe, seed,
     notes: what a samples file should carry.
@@ -79,16 +80,25 @@ def integrate(
         UserError: options that do not go together.
         GentoolError: a state that is not finite, with the step, time and sample where it first was.
     """
-    name, solver = (solver, build(solver)) if isinstance(solver, str) else (type(solver).__name__, solver)
+    if isinstance(solver, str):
+        name, solver = solver, build(solver, state_parts=process.state_parts)
+    else:
+        name = type(solver).__name__
     _refuse(
         solver, grid, noise, x, first=first, denoise=denoise, reverse=reverse, watched=callback or time_shift
     )
+    if solver.state_parts != process.state_parts:
+        raise ValueError(
+            f"{name} steps {solver.state_parts}-part states, {process.name}'s have {process.state_parts}"
+        )
+    if process.state_parts > 1 and (first is not None or time_shift is not None):
+        raise UserError(f"afs and time_shift are for states of data alone; {process.name}'s have a velocity")
     path = grid.reversed() if reverse else grid
     plan = solver.prepare(path, process)
     if time_shift is not None:
         plan = time_shift.around(plan, process)
     before, memory = predict.nfe, predict.memory()
-    out = _run(plan, predict, x, noise, first, denoise, callback)
+    out = _run(plan, process, predict, x, noise, first, denoise, callback)
     nfe = predict.nfe - before
     if not bool(torch.isfinite(out).all()):  # the loop's only synchronisation
         predict.restore(memory)  # steps are pure: run again, looking at each
@@ -145,6 +155,7 @@ def _refuse(
 
 def _run(
     plan: Plan,
+    process: Process,
     predict: Predict,
     x: Tensor,
     noise: Noise | None,
@@ -161,7 +172,7 @@ def _run(
         # a solver that is given no noise never touches it: _refuse saw to that
         state = plan.step(state, i, Recorded(call, seen) if callback else call, cast(Noise, noise))
         if callback:
-            callback(i, plan.sigmas[i], start, seen[0])
+            callback(i, plan.sigmas[i], start, seen[0] if seen else process.data_part(state.x))
         if check:
             check(i, state.x)
     return predict(state.x, plan.sigmas[-1]) if denoise else state.x
@@ -228,6 +239,6 @@ def _report(
             )
 
     with torch.no_grad():
-        _run(plan, predict, x, noise, first, False, None, check)
+        _run(plan, process, predict, x, noise, first, False, None, check)
     row = int((~torch.isfinite(out)).flatten(1).any(1).nonzero()[0])
     raise GentoolError(f"the denoised state is not finite (sample {noise.indices[row] if noise else row})")

@@ -158,6 +158,13 @@ def check_base(base: GenModule, spec: DataSpec, recipe: GenieRecipe) -> None:
         raise UserError(
             f"the family {base.recipe.family} is not one denoiser, whose flow a head could follow", "base"
         )
+    if base.model.process.state_parts > 1:
+        raise UserError("its states have a velocity, and no flow in sigma for a head to follow", "base")
+    if type(base).draw is not DenoisingModule.draw:
+        raise UserError(
+            f"the family {base.recipe.family} has a noise law of its own, and a head learns Gaussian noise",
+            "base",
+        )
     ours, theirs = ((s.kind, s.shape, s.classes) for s in (spec, base.spec))
     if ours[:2] != theirs[:2] or (base.classes and spec.classes != base.classes):
         told = " and ".join(

@@ -171,8 +171,9 @@ def one_private_step(module: GenModule, step: PrivateStep, batch: Batch) -> tupl
 
 
 def fixed_bytes(module: GenModule) -> int:
-    """Weights, gradients, two Adam moments and the EMA, in float32."""
+    """Weights, gradients, two Adam moments and the EMA, in float32; of a frozen base its weights alone."""
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     adam = 0 if module.recipe.optimizer.name == "sgd" else 2
     ema = 0 if module.ema is None else sum(p.numel() * 4 for p in module.model.parameters())
-    return weights * (2 + adam) + ema
+    frozen = 0 if module.base is None else sum(p.numel() * p.element_size() for p in module.base.parameters())
+    return weights * (2 + adam) + ema + frozen

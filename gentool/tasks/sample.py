@@ -24,6 +24,7 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
+from gentool.tasks.base import matched
 from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide, SampleRequest
@@ -66,9 +67,10 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     """
     run = RunFolder.open(path)
     resolved = stored_recipe(run, overrides)
-    tensors, _ = load_weights(run.require_weights())
-    spec = data_spec(run)
-    module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)
+    tensors, metadata = load_weights(run.require_weights())
+    family = resolved.recipe.family
+    base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
+    module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -127,9 +129,8 @@ def sample(
     """
     started = time.perf_counter()
     base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
-    named = [f"sample.{key}={json.dumps(value)}" for key, value in {**base, **(settings or {})}.items()]
     # the presets not taken are out: they need not fit what is said now
-    overrides = ["sample.presets={}", *named, *(f"sample.{change}" for change in changes)]
+    overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]
     run, resolved, module = load_run(path, overrides)
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
@@ -173,6 +174,12 @@ def sample(
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels)
+
+
+def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:
+    """Changes to a recipe's `sample:` block as overrides of the recipe."""
+    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return [*named, *(f"sample.{change}" for change in changes)]
 
 
 def default_name(job: Job, solver: str, count: int) -> str:
@@ -239,7 +246,15 @@ def load_guide(job: Job, device: torch.device) -> Guide | None:
 def draw_span(
     job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
 ) -> tuple[np.ndarray, float]:
-    """Samples span[0] .. span[1]-1 as the file keeps them (uint8 NHWC pictures, float32 otherwise), and their NFE.
+    """Samples span[0] .. span[1]-1 as the file keeps them, and their NFE."""
+    x, nfe = draw_rows(job, module, guide, span, device)
+    return as_kept(x, module.spec.kind), nfe
+
+
+def draw_rows(
+    job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
+) -> tuple[torch.Tensor, float]:
+    """Samples span[0] .. span[1]-1 in model space, and their NFE.
 
     A span that the device has no memory for is drawn in halves: samples do not depend on their batch.
 
@@ -257,15 +272,15 @@ def draw_span(
         torch.cuda.empty_cache()
     middle = (first + last) // 2
     (left, left_nfe), (right, right_nfe) = (
-        draw_span(job, module, guide, half, device) for half in ((first, middle), (middle, last))
+        draw_rows(job, module, guide, half, device) for half in ((first, middle), (middle, last))
     )
     nfe = (left_nfe * len(left) + right_nfe * len(right)) / (last - first)
-    return np.concatenate([left, right]), nfe
+    return torch.cat([left, right]), nfe
 
 
 def _draw_together(
     job: Job, module: GenModule, guide: Guide | None, indices: range, device: torch.device
-) -> tuple[np.ndarray, float]:
+) -> tuple[torch.Tensor, float]:
     labels = None
     if job.labels is not None:
         labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
@@ -279,9 +294,14 @@ def _draw_together(
     )
     with torch.no_grad():
         drawn = module.draw(request)
-    if module.spec.kind == "image":
-        return to_uint8(drawn.x).permute(0, 2, 3, 1).cpu().numpy(), drawn.nfe
-    return drawn.x.float().cpu().numpy(), drawn.nfe
+    return drawn.x, drawn.nfe
+
+
+def as_kept(x: torch.Tensor, kind: str) -> np.ndarray:
+    """Samples in model space as files keep them: uint8 NHWC pictures, float32 otherwise."""
+    if kind == "image":
+        return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+    return x.float().cpu().numpy()
 
 
 _state: dict[str, Any] = {}

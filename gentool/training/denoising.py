@@ -96,11 +96,7 @@ class DenoisingModule(GenModule):
         if config.augment:
             x0, found["augment"] = augment(x0, self.host_rng, config.augment)
         elif config.flip:
-            mirrored = (
-                self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
-                < 0.5
-            )
-            x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
+            x0 = self.mirrored(x0)
         draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
@@ -117,10 +113,7 @@ class DenoisingModule(GenModule):
 
     def training_labels(self, label: Tensor) -> Tensor | None:
         """Labels with a share of them replaced by the null label, sample by sample."""
-        if self.classes == 0:
-            return None
-        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
-        return torch.where(drop < self.recipe.model.label_dropout, self.classes, label)
+        return self.dropped_labels(label, self.recipe.model.label_dropout)
 
     def draw(self, request: SampleRequest) -> Drawn:
         return drawing.draw(self.model, request, self.sampling_traits())
@@ -132,6 +125,9 @@ class DenoisingModule(GenModule):
             label_dropout=self.recipe.model.label_dropout if self.classes else 0.0,
             images=self.spec.kind == "image",
         )
+
+    def sampling_means(self) -> frozenset[str]:
+        return drawing.means(self.model, self.sampling_traits())
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         return drawing.check(settings, self.model, self.sampling_traits(), guide)

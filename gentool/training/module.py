@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -55,6 +55,8 @@ class GenModule(LightningModule):
         private: the step of private training, while it is trained so.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
+        base: the frozen model that this one is distilled from, where its family has one (`Family.distils`): it moves
+            along to another device or precision, and is never trained, saved or averaged with the module's own weights.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
             global batch and keep their own rows.
         say: where a line for the user goes.
@@ -68,6 +70,7 @@ class GenModule(LightningModule):
     averages_draws: ClassVar[bool] = False
     own_private_step: ClassVar[bool] = False
     model: nn.Module
+    base: GenModule | None = None
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
         super().__init__()
@@ -128,9 +131,17 @@ class GenModule(LightningModule):
         `guide` is the classifier that the request will bring.
         """
 
+    def sampling_means(self) -> frozenset[str]:
+        """What solvers may ask of this model (`SolverInfo.lacking`): the kind of its states, and the needs it meets.
+
+        None for a family that draws in a way of its own.
+        """
+        return frozenset()
+
     def usable_solvers(self) -> dict[str, str | None]:
-        """Every solver's name, with None where this model can be sampled with it, else the reason why not."""
-        return dict.fromkeys(SOLVERS, None if self.draws_samples else "this model draws no samples")
+        """Each solver of the catalogue: None where this model can be sampled with it, else the reason why not."""
+        means = self.sampling_means()
+        return {name: SOLVERS.get(name).lacking(means) for name in SOLVERS}
 
     def solver_name(self, settings: Sample) -> str:
         """What draws the samples, as results and file names tell it."""
@@ -205,6 +216,27 @@ class GenModule(LightningModule):
         """`draw(n)` for the global batch of n = count x world, cut to this rank: ranks together see what one
         process would have seen."""
         return self.own_rows(draw(count * self.world))
+
+    def mirrored(self, x0: Tensor) -> Tensor:
+        """Pictures (B, C, H, W), each turned left to right with probability 1/2."""
+        u = self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        return torch.where((u < 0.5).view(-1, 1, 1, 1), x0.flip(3), x0)
+
+    def dropped_labels(self, label: Tensor, share: float) -> Tensor | None:
+        """(B,) labels, each replaced by the null label with probability `share`; None for an unconditional model."""
+        if self.classes == 0:
+            return None
+        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        return torch.where(drop < share, self.classes, label)
+
+    def adopt(self, base: GenModule) -> None:
+        """Takes `base`, frozen and in eval mode: past `nn.Module`'s registry, so that no state dict holds it."""
+        self.__dict__["base"] = base.eval().requires_grad_(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.base is not None:
+            self.base._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def try_examples(self, batch: Batch) -> Examples:
         """The examples of a batch without a Trainer."""

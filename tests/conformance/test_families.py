@@ -65,6 +65,12 @@ CASES = {
         )
         for config in ("edm", "v")
     },
+    "genie": ("genie", f"{DIGITS}base: edm/digits-vp-small\nsample: {{solver: genie}}"),
+    "genie u-net, unmixed": (
+        "genie",
+        f"{DIGITS}base: edm/digits-small\nmodel: {{mixed: false, flip: true}}\n"
+        "sample: {solver: genie, grid: edm-vp}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",

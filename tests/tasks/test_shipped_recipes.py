@@ -64,6 +64,23 @@ PARAMETERS = {
     "dpdm/mnist-eps10-small": 67_780,
     "dpdm/mnist-eps1-small": 67_780,
     "dpdm/digits-small": 10_944,
+    # the bases of GENIE's heads, and the heads alone
+    "edm/cifar10-vp-paper": 106_632_579,
+    "edm/church128-paper": 165_782_147,
+    "edm/bedroom128-paper": 165_782_147,
+    "edm/imagenet64-vp-paper": 281_672_451,
+    "edm/imagenet64-vp-conditional-paper": 282_440_451,
+    "edm/cats128-paper": 200_288_835,
+    "edm/mnist-vp-small": 1_753_345,
+    "edm/digits-vp-preconditioned-small": 1_220_672,
+    "genie/cifar10-paper": 526_473,
+    "genie/church128-paper": 526_729,
+    "genie/bedroom128-paper": 526_473,
+    "genie/imagenet64-paper": 1_170_633,
+    "genie/imagenet64-conditional-paper": 1_170_633,
+    "genie/cats128-paper": 1_170_633,
+    "genie/mnist-small": 33_507,
+    "genie/digits-small": 477_376,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
@@ -123,8 +140,36 @@ def tiny(name: str, folder: Path) -> list[str]:
 
 
 def thin(name: str) -> list[str]:
+    if base_of(name) is not None:
+        return []  # what is large is the base: `small`
     network = resolved(name).recipe.model.network.name
     return [f"model.{change}" for change in THINNER.get(network, ()) if name in PAPER]
+
+
+def base_of(name: str) -> str | None:
+    """The recipe that a distilled model's recipe names as its base's."""
+    return getattr(resolved(name).recipe, "base", None)
+
+
+def small(name: str, folder: Path) -> list[str]:
+    """Overrides for tiny data and thin networks, that of the base by a recipe of its own."""
+    changes = [*tiny(name, folder), *thin(name)]
+    if (base := base_of(name)) is not None:
+        path = folder / "base.yaml"
+        path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
+        changes.append(f"base={json.dumps(str(path))}")
+    return changes
+
+
+ONE_STEP = ("trainer.max_steps=1", "trainer.compile=false")
+
+
+def trained_base(name: str, folder: Path) -> list[str]:
+    """The override that names a base trained for one step, where the recipe asks for one."""
+    if (base := base_of(name)) is None:
+        return []
+    run = train(base, [*small(base, folder), *ONE_STEP], run_dir=folder / "base").run
+    return [f"base={json.dumps(str(run))}"]
 
 
 def test_every_recipe_is_listed_here() -> None:
@@ -164,11 +209,12 @@ def test_parameters(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", shipped.names())
-def test_the_recipes_own_sampling_and_judging_are_possible(name: str) -> None:
+def test_the_recipes_own_sampling_and_judging_are_possible(name: str, tmp_path: Path) -> None:
     """Solver, options, grid, metrics and features fit the model and the data."""
     from gentool.metrics import catalog
 
-    recipe = resolved(name, thin(name)).recipe
+    base = [change for change in small(name, tmp_path) if change.startswith("base=")]
+    recipe = resolved(name, [*thin(name), *base]).recipe
     spec = known_spec(name)
     module = build_module(recipe, spec)
     if not module.draws_samples:
@@ -182,7 +228,7 @@ def test_the_recipes_own_sampling_and_judging_are_possible(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped.names())
 def test_one_step_on_tiny_data_and_what_comes_of_it(name: str, tmp_path: Path) -> None:
-    changes = [*tiny(name, tmp_path), *thin(name), "trainer.max_steps=1", "trainer.compile=false"]
+    changes = [*small(name, tmp_path), *trained_base(name, tmp_path), *ONE_STEP]
     done = train(name, changes, run_dir=tmp_path / "run")
     assert done.steps == 1
     assert done.loss is not None
@@ -202,7 +248,7 @@ def test_one_step_on_tiny_data_and_what_comes_of_it(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", shipped.names())
 def test_dry_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    changes = [*tiny(name, tmp_path), *thin(name)]
+    changes = small(name, tmp_path)
     before = sorted(tmp_path.rglob("*"))
     found = dry_run(name, changes)
     assert sorted(tmp_path.rglob("*")) == before

@@ -20,6 +20,14 @@ def sample(
         int | None,
         typer.Option("-n", "--count", min=1, metavar="N", help="How many samples.", show_default=False),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Start from these settings of the recipe's sample.presets.",
+            show_default=False,
+        ),
+    ] = None,
     solver: Annotated[
         str | None, typer.Option(metavar="NAME", help="See `gentool solvers list`.", show_default=False)
     ] = None,
@@ -161,6 +169,7 @@ def sample(
             out=out,
             devices=devices,
             classifier=classifier,
+            preset=preset,
             settings={key: value for key, value in settings.items() if value is not None},
             changes=change or (),
             on_sample=lambda now, total: report(now, total, {}),

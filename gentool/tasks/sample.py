@@ -109,6 +109,7 @@ def sample(
     out: Path | None = None,
     devices: int = 1,
     classifier: Path | str | None = None,
+    preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
     on_sample: OnSample | None = None,
@@ -120,13 +121,17 @@ def sample(
 
     Args:
         label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
-        settings: what differs from the recipe's `sample:` block, by key.
+        preset: the recipe's `sample.presets` entry to start from.
+        settings: what differs from the recipe's `sample:` block (or from its preset), by key.
         changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
         classifier: the run whose classifier the guidance rule `classifier` asks.
     """
     started = time.perf_counter()
-    run, resolved, module = load_run(path, named_changes(settings, changes))
+    base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
+    # the presets not taken are out: they need not fit what is said now
+    overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]
+    run, resolved, module = load_run(path, overrides)
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
     if count < 1:

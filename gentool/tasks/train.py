@@ -23,6 +23,7 @@ from gentool.data import StepBatches, loader, open_set
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
+from gentool.recipes.schema import Trainer as TrainerConfig
 from gentool.runs import checkpoints
 from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
@@ -213,7 +214,7 @@ def fit(
             accelerator=config.accelerator,
             devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
             num_nodes=config.nodes,
-            strategy=config.strategy,
+            strategy=strategy_of(module, config),
             precision=config.precision,
             max_epochs=1,
             accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
@@ -261,6 +262,15 @@ def fit(
             "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
             f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
+
+
+def strategy_of(module: GenModule, config: TrainerConfig) -> str:
+    """Lightning's name; plain ddp takes it for an error when a backward pass leaves weights out."""
+    several = config.strategy == "ddp" or config.devices not in ("auto", 1) or config.nodes > 1
+    several = several or (config.devices == "auto" and torch.cuda.device_count() > 1)
+    if not (module.takes_turns and several) or config.strategy == "fsdp":
+        return config.strategy
+    return "ddp_find_unused_parameters_true"
 
 
 def compile_in_place(parts: Sequence[Any], device: torch.device, say: Say) -> None:

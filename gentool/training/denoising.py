@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from gentool.networks.augment import LABELS, augment
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training import drawing
-from gentool.training.denoising_config import DenoisingModel, NetworkRecipe
+from gentool.training.denoising_config import NetworkRecipe
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -54,7 +54,7 @@ class DenoisingModule(GenModule):
 
     def build_model(self) -> tuple[Denoiser, Loss]:
         """The denoiser around its network, and the loss that it learns by."""
-        config = cast(DenoisingModel, self.recipe.model)
+        config = self.recipe.model.diffusion
         model = denoisers.build(config, self.build_network)
         return model, losses.build(config, model)
 

@@ -45,6 +45,8 @@ class GenModule(LightningModule):
 
     Attributes:
         draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
+        remedies: what to change when the loss or the weights became NaN.
+        takes_turns: whether a training step goes back through one of several networks at a time.
         averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
             `losses` averages (noise multiplicity).
         draws: how many; above 1 in private training alone.
@@ -63,6 +65,8 @@ class GenModule(LightningModule):
     """
 
     draws_samples: ClassVar[bool] = True
+    remedies: ClassVar[str] = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
+    takes_turns: ClassVar[bool] = False
     averages_draws: ClassVar[bool] = False
     own_private_step: ClassVar[bool] = False
     model: nn.Module
@@ -277,6 +281,9 @@ class GenModule(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's backward pass; out of memory, the step is worked off again in parts."""
         config = self.recipe.trainer
+        if not self.automatic_optimization:  # a step of its own, whose losses are not means over examples
+            super().backward(loss, *args, **kwargs)
+            return
         try:
             super().backward(loss, *args, **kwargs)
             return

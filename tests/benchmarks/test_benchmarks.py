@@ -198,6 +198,41 @@ def test_digits_at_toy_size(bench: Any) -> None:
     json.dumps(found.figures, allow_nan=False)
 
 
+def test_private_diffusion_at_toy_size(bench: Any) -> None:
+    """Every row is trained and judged, and a claim is made of each; what they say at this size means nothing."""
+    dpdm = bench("bench_dpdm_mnist")
+    scale = dpdm.Scale(dpdm.QUICK.rows, 1, 60, ("logreg",), 1, ("trainer.max_steps=2", "sample.steps=3"))
+    found = dpdm.measure(scale, 0, "dpdm/digits-small")
+    assert set(found) == {row.name for row in scale.rows}
+    for rows in found.values():
+        for row in rows:
+            row["mlp"] = row["logreg"]
+    assert len(dpdm.quick_claims(found)) == 4
+    json.dumps(found, allow_nan=False)
+
+
+def test_modes_are_counted_and_their_shares_judged(bench: Any) -> None:
+    """Exact shares: nothing missing is a divergence of 0, one mode of two log 2; a stray point is no mode."""
+    import torch
+
+    modes = bench("bench_ddgan_modes")
+    means = torch.tensor([[0.0, 0.0], [4.0, 0.0]], dtype=torch.float64)
+    even = modes.on_the_grid(means.repeat(50, 1) + 0.1, means, 0.1)
+    assert even == {"modes": 2, "kl": 0.0, "within": 1.0}
+    single = modes.on_the_grid(means[:1].repeat(50, 1) + 0.5, means, 0.1)
+    assert single["modes"] == 0
+    assert single["kl"] == pytest.approx(0.6931, abs=1e-4)
+    assert single["within"] == 0
+
+
+def test_modes_at_toy_size(bench: Any) -> None:
+    modes = bench("bench_ddgan_modes")
+    found = modes.on_points(modes.Scale(steps=2, seeds=1, count=100), 0)
+    assert set(found.figures["by_steps"]) == {1, 2, 4, 8}
+    assert len(found.claims) == 4
+    json.dumps(found.figures, allow_nan=False)
+
+
 def test_genie_at_toy_size(bench: Any) -> None:
     digits, distilled = bench("bench_genie_digits"), bench("distilled")
     tiny = distilled.Plan(

@@ -57,6 +57,14 @@ CASES = {
         "encoder: residual, resample: fir, embedding: fourier}, augment: 0.5}",
     ),
     "pfgmpp": ("pfgmpp", f"{DIGITS}model: {{{MLP}, conditional: true, dims: 16}}"),
+    **{
+        f"dpdm {config}": (
+            "dpdm",
+            f"{DIGITS}model: {{config: {config}, {MLP}, conditional: true, classes: 10}}\n"
+            "privacy: {epsilon: 10, noise_multiplicity: 2}",
+        )
+        for config in ("edm", "v")
+    },
     "genie": ("genie", f"{DIGITS}base: edm/digits-vp-small\nsample: {{solver: genie}}"),
     "genie u-net, unmixed": (
         "genie",
@@ -74,6 +82,17 @@ CASES = {
     "classifier of noisy states": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
+    ),
+    "ddgan": (
+        "ddgan",
+        f"{DIGITS}model: {{network: {{name: latent-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "latent: 4, style: 8, layers: 1}, discriminator: {name: conv, channels: 8, mult: [1, 2], embedding: 8}, "
+        "conditional: true, flip: true}",
+    ),
+    "ddgan points": (
+        "ddgan",
+        "data: {name: toy2d, count: 200}\nmodel: {network: {name: latent-mlp, width: 32}, "
+        "discriminator: {name: mlp, width: 32}}",
     ),
     "dp-sinkhorn dcgan": (
         "dp-sinkhorn",

@@ -34,11 +34,13 @@ class Precond(nn.Module, ABC):
 
     Attributes:
         out_factor: output channels of the network over channels of x (2 where a variance half is dropped).
+        continuous: whether the network hears every change of sigma, so that its derivative there means something.
         sigma_data: buffer, standard deviation of the data, NaN until it is known; None where it has no part.
     """
 
     name: ClassVar[str]
     out_factor: ClassVar[int] = 1
+    continuous: ClassVar[bool] = True
     sigma_data: Tensor | None
 
     def __init__(self, sigma_data: Tensor | None = None) -> None:
@@ -153,6 +155,7 @@ class Iddpm(Precond):
 
     name = "iddpm"
     out_factor = 2
+    continuous = False
     levels: Tensor
 
     def __init__(self, levels: int = 1000) -> None:

@@ -21,7 +21,11 @@ FAMILIES: Registry[Family] = Registry(
     {
         "edm": "gentool.families.edm.config:FAMILY",
         "cld": "gentool.families.cld.config:FAMILY",
+        "dpdm": "gentool.families.dpdm.config:FAMILY",
+        "genie": "gentool.families.genie.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
+        "ddgan": "gentool.families.ddgan.config:FAMILY",
+        "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
     },
     group="gentool.families",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from gentool.networks.augment import LABELS, augment
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training import drawing
-from gentool.training.denoising_config import DenoisingModel, NetworkRecipe
+from gentool.training.denoising_config import NetworkRecipe
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -54,7 +54,7 @@ class DenoisingModule(GenModule):
 
     def build_model(self) -> tuple[Denoiser, Loss]:
         """The denoiser around its network, and the loss that it learns by."""
-        config = cast(DenoisingModel, self.recipe.model)
+        config = self.recipe.model.diffusion
         model = denoisers.build(config, self.build_network)
         return model, losses.build(config, model)
 
@@ -96,11 +96,7 @@ class DenoisingModule(GenModule):
         if config.augment:
             x0, found["augment"] = augment(x0, self.host_rng, config.augment)
         elif config.flip:
-            mirrored = (
-                self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
-                < 0.5
-            )
-            x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
+            x0 = self.mirrored(x0)
         draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
@@ -117,10 +113,7 @@ class DenoisingModule(GenModule):
 
     def training_labels(self, label: Tensor) -> Tensor | None:
         """Labels with a share of them replaced by the null label, sample by sample."""
-        if self.classes == 0:
-            return None
-        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
-        return torch.where(drop < self.recipe.model.label_dropout, self.classes, label)
+        return self.dropped_labels(label, self.recipe.model.label_dropout)
 
     def draw(self, request: SampleRequest) -> Drawn:
         return drawing.draw(self.model, request, self.sampling_traits())
@@ -132,6 +125,9 @@ class DenoisingModule(GenModule):
             label_dropout=self.recipe.model.label_dropout if self.classes else 0.0,
             images=self.spec.kind == "image",
         )
+
+    def sampling_means(self) -> frozenset[str]:
+        return drawing.means(self.model, self.sampling_traits())
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         return drawing.check(settings, self.model, self.sampling_traits(), guide)

@@ -1,4 +1,7 @@
-"""Recipe of a denoiser: any process, preconditioning, loss and network of the shared floor."""
+"""Recipe of a denoiser: any process, preconditioning, loss and network of the shared floor.
+
+A family with a choice of processes of its own subclasses `NetworkModel` and says by `diffusion` which it means.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,21 @@ class NetworkModel(Strict):
     augment: Fraction = 0.0
     """Probability of each of EDM's non-leaky augmentations, which the network is told of (0: none)."""
 
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        """Process, preconditioning and loss."""
+        raise NotImplementedError(f"{type(self).__name__} says no process")
+
 
 class NetworkRecipe(Recipe):
     model: NetworkModel
-    """The network and the process."""
+    """The network and what it is trained to do."""
 
 
 class DenoisingModel(DiffusionConfig, NetworkModel):
-    pass
+    @property
+    def diffusion(self) -> DiffusionConfig:
+        return self
 
 
 class DenoisingRecipe(NetworkRecipe):

@@ -37,6 +37,21 @@ class Predict(Protocol):
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor: ...
 
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]: ...
+
+
+class Wrapped:
+    """A predictor in front of another: what a wrapper does not answer itself goes through."""
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self.predict(x, sigma)
+
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
+        return self.predict.derivative(x, sigma, exact=exact)
+
 
 class State(NamedTuple):
     """x: (B, ...), the canonical state ((B, 2, ...) with a velocity); history: tensors (B, ...) that the next steps

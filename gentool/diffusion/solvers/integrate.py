@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentool.diffusion.grids import Grid
 from gentool.diffusion.process import Process
-from gentool.diffusion.solvers.core import Plan, Predict, Solver, State, build
+from gentool.diffusion.solvers.core import Plan, Predict, Solver, State, Wrapped, build
 from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import GentoolError, UserError
 from gentool.noise import Noise
@@ -166,11 +166,11 @@ def _run(
 ) -> Tensor:
     state = State(x)
     for i in range(len(plan.orders)):
-        call = _analytic_first(predict) if first == "afs" and i == 0 else predict
+        call = AnalyticFirst(predict) if first == "afs" and i == 0 else predict
         seen: list[Tensor] = []
         start = state.x
         # a solver that is given no noise never touches it: _refuse saw to that
-        state = plan.step(state, i, _recorded(call, seen) if callback else call, cast(Noise, noise))
+        state = plan.step(state, i, Recorded(call, seen) if callback else call, cast(Noise, noise))
         if callback:
             callback(i, plan.sigmas[i], start, seen[0] if seen else process.data_part(state.x))
         if check:
@@ -178,28 +178,40 @@ def _run(
     return predict(state.x, plan.sigmas[-1]) if denoise else state.x
 
 
-def _analytic_first(predict: Predict) -> Predict:
-    """Answers one call as if the data were N(0, 1): x0 = x - sigma x/sqrt(1 + sigma^2)."""
+class AnalyticFirst(Wrapped):
+    """Answers one call as if the data were N(0, 1): x0 = x - sigma x/sqrt(1 + sigma^2), a slope of 0 (GENIE)."""
+
     asked = False
 
-    def call(x: Tensor, sigma: Tensor | float) -> Tensor:
-        nonlocal asked
-        if asked:
-            return predict(x, sigma)
-        asked = True
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        if self.asked:
+            return self.predict(x, sigma)
+        self.asked = True
         level = float(sigma)
         scale = math.hypot(1.0, level)
         return x / (scale * (scale + level))
 
-    return call
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
+        if self.asked:
+            return self.predict.derivative(x, sigma, exact=exact)
+        return self(x, sigma), torch.zeros_like(x)
 
 
-def _recorded(predict: Predict, seen: list[Tensor]) -> Predict:
-    def call(x: Tensor, sigma: Tensor | float) -> Tensor:
-        seen.append(predict(x, sigma))
-        return seen[-1]
+class Recorded(Wrapped):
+    """Keeps what was predicted."""
 
-    return call
+    def __init__(self, predict: Predict, seen: list[Tensor]) -> None:
+        super().__init__(predict)
+        self.seen = seen
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self.seen.append(self.predict(x, sigma))
+        return self.seen[-1]
+
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
+        x0, slope = self.predict.derivative(x, sigma, exact=exact)
+        self.seen.append(x0)
+        return x0, slope
 
 
 def _report(

@@ -21,7 +21,7 @@ ASKED_FOR = [
     *("dpmpp-2m", "dpmpp-3m", "dpmpp-3m-exact", "dpmpp-2s", "dpmpp-3s"),
     *("dpmpp-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "dpmpp-2s-sde"),
     *("deis-tab", "deis-rhoab", "lms", "deis-rhork", "deis-logrho"),
-    *("pndm", "ipndm", "unipc", "plms-hb", "ghvb", "rk45", "sscs"),
+    *("pndm", "ipndm", "unipc", "plms-hb", "ghvb", "rk45", "sscs", "ttm2", "genie"),
 ]
 
 

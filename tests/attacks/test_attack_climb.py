@@ -257,7 +257,7 @@ def test_a_defence_without_a_gradient_is_refused_with_the_reason(name: str) -> N
     weights, bias = linear()
     closed = purified(weights, bias, Shrinking(graph=False))
     x, label = pictures(), torch.tensor([0, 1, 2, 0, 1, 2])
-    with pytest.raises(UserError, match="has no gradient.*--gradient bpda"):
+    with pytest.raises(UserError, match=r"has no gradient.*--gradient bpda"):
         strike(closed, x, label, Threat("linf", 0.1), name)
     strike(StraightThrough(closed), x, label, Threat("linf", 0.1), name)
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from gentool.errors import GentoolError, UserError
@@ -67,9 +66,9 @@ def rollout(step: ChainStep, steps: int, start: Any, replay: Replay | None = Non
         replay: None is plain back-propagation, the reference: every step's graph is kept.
 
     Raises:
-        UserError: in the backward pass, when a replayed step gives another state than before.
+        UserError: in the backward pass, when a replayed step gives another state than before, or when a gradient of
+            the gradient is asked for.
         GentoolError: in the backward pass, when a gradient is not finite; names the step.
-        RuntimeError: when a gradient of the gradient is asked for.
     """
     if replay is None or steps == 0 or not torch.is_grad_enabled():
         return _run(step, steps, start)
@@ -260,8 +259,11 @@ class _Function(torch.autograd.Function):
         return tuple(leaf.clone() for leaf in chain.last.leaves if _differentiable(leaf))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph: the answer would silently lack its second derivative
+            raise UserError(
+                "replay gives no gradient of a gradient; take plain back-propagation (replay=None)"
+            )
         chain: _Chain = ctx.chain
         given = iter(cotangents)
         grads = [next(given) if _differentiable(leaf) else None for leaf in chain.last.leaves]

@@ -105,7 +105,8 @@ def test_steps_run_are_as_few_as_documented(keep: Keep, steps: int) -> None:
     rollout(step, steps, x, Replay(keep)).sum().backward()
     branch = Replay(keep).branches(steps)
     levels = max(1, math.ceil(math.log(steps) / math.log(branch) - 1e-9))
-    assert x.grad is not None and math.isclose(float(x.grad), 0.99**steps, rel_tol=1e-12)
+    assert x.grad is not None
+    assert math.isclose(float(x.grad), 0.99**steps, rel_tol=1e-12)
     assert runs <= steps * (1 + levels)
 
 
@@ -134,7 +135,7 @@ def test_dropout_is_refused() -> None:
     drop = nn.Dropout(0.5)
     x = torch.ones(2, 8, requires_grad=True)
     out = rollout(lambda z, i: drop(z) + z, 4, x, Replay())
-    with pytest.raises(UserError, match="not reproducible.*dropout"):
+    with pytest.raises(UserError, match=r"not reproducible.*dropout"):
         out.sum().backward()
 
 

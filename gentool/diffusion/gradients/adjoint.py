@@ -1,12 +1,12 @@
 """The continuous adjoint, as a reference: a gradient in constant memory, and not that of the sampler.
 
-With dx = f(x, s) ds + g(s) dw, a = dL/dx obeys da = -(df/dx)^T a ds along the path, which is rebuilt backwards from its
-end with the same Brownian increments (2001.01328; Ito and Stratonovich agree, g being free of x). The rebuilt path is not
-the one that was walked: hence the error, which `gentool.diffusion.gradients.check` measures. Replay has none.
+With dx = f(x, s) ds + g(s) dw, a = dL/dx obeys da = -(df/dx)^T a ds along the path, which is rebuilt backwards
+from its end with the same Brownian increments (2001.01328; Ito and Stratonovich agree, g being free of x). The
+rebuilt path is not the one that was walked: hence the error, which `gradients.check` measures. Replay has none.
 
-AdjointDPM (2307.10711) solves the same equation in y = (alpha_T/alpha) x and rho = alpha_T (sigma - sigma_T). Up to the
-constant alpha_T these are the canonical state and sigma, so its equation is `flow(predict)`, dx/dsigma = eps, whose Euler
-step is DDIM's.
+AdjointDPM (2307.10711) solves the same equation in y = (alpha_T/alpha) x and rho = alpha_T (sigma - sigma_T). Up to
+the constant alpha_T these are the canonical state and sigma, so its equation is `flow(predict)`, dx/dsigma = eps,
+whose Euler step is DDIM's.
 """
 
 from __future__ import annotations

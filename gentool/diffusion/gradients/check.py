@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +11,7 @@ from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError
 
 LIMIT = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""How far replay may be from plain back-propagation, relative: the same arithmetic, but for nondeterministic kernels."""
+"""How far replay may be from plain back-propagation, relative: only nondeterministic kernels tell them apart."""
 
 
 @dataclass(frozen=True)

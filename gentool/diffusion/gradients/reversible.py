@@ -1,8 +1,8 @@
 """Reversible Heun: a solver that can be walked back, so that its exact gradient needs no state but the last.
 
-Source: Kidger et al. 2021, Efficient and accurate gradients for neural SDEs (2105.13493), algorithm 1 and 2. Exact in real
-arithmetic only: rounding grows on the way back, tolerable in float64, not over long runs in float32 (measured by
-benchmarks/bench_purify_gradients.py). Replay has no such limit; this is the one whose memory is constant.
+Source: Kidger et al. 2021, Efficient and accurate gradients for neural SDEs (2105.13493), algorithms 1 and 2. Exact
+in real arithmetic only: rounding grows on the way back, tolerably in float64, not over long runs in float32
+(benchmarks/bench_purify_gradients.py measures it). Replay has no such limit; this one's memory is constant.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from gentool.diffusion.mixture import GaussianMixture
 from gentool.diffusion.predictor import Predictor
 from gentool.diffusion.processes import build
 from gentool.diffusion.solvers.catalog import SOLVERS
-from gentool.diffusion.solvers.core import build as build_solver
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import UserError
@@ -25,8 +24,8 @@ from gentool.noise import Noise
 
 VP = build(VpProcess())
 TRIAD = GaussianMixture.triad()
-FIXED = [name for name in SOLVERS if not build_solver(name).adaptive]
-ADAPTIVE = [name for name in SOLVERS if build_solver(name).adaptive]
+FIXED = [name for name in SOLVERS if set(SOLVERS.get(name).needs) <= {"time"}]
+ADAPTIVE = [name for name in SOLVERS if "adaptive" in SOLVERS.get(name).needs]
 STEPS = 9
 
 

@@ -30,6 +30,20 @@ def evaluate(
     features: Annotated[
         str | None, typer.Option(metavar="NAME", help="classifier, pixels or inception.", show_default=False)
     ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="A classifier of yours as judge, instead of one trained on the reference.",
+            show_default=False,
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC.KEY=VALUE", help="An option of a metric: downstream.epochs=20", show_default=False
+        ),
+    ] = None,
     count: Annotated[
         int | None,
         typer.Option("-n", "--count", min=2, metavar="N", help="Samples to judge.", show_default=False),
@@ -50,6 +64,7 @@ def evaluate(
     extractor, reference and count: figures of different extractors must not be compared.
     """
     from gentool.cli.progress import progress
+    from gentool.recipes.overrides import parse_pairs
     from gentool.runs.atomic import check_writable
     from gentool.tasks.evaluate import evaluate as work
     from gentool.tasks.report import write_report
@@ -62,6 +77,8 @@ def evaluate(
             reference=reference,
             metrics=tuple(metric or ()),
             features=features,
+            classifier=classifier,
+            options=parse_pairs(option or (), "--option"),
             count=count,
             seed=seed,
             report=show,

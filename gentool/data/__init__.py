@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gentool.data.order import loader as loader
     from gentool.data.pixels import to_model as to_model
     from gentool.data.pixels import to_uint8 as to_uint8
-    from gentool.data.source import DataSpec as DataSpec
+    from gentool.data.spec import DataSpec as DataSpec
 
 _EXPORTS = {
     "make_config": "config",
@@ -32,7 +32,7 @@ _EXPORTS = {
     "loader": "order",
     "to_model": "pixels",
     "to_uint8": "pixels",
-    "DataSpec": "source",
+    "DataSpec": "spec",
 }
 
 

@@ -16,7 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
 
-from gentool.data.source import Fault
+from gentool.data.spec import Fault
 from gentool.errors import CorruptError, UserError
 
 MAX_RATIO = 200

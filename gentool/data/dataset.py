@@ -16,12 +16,15 @@ from torch.utils.data import Dataset
 
 from gentool.data import choice
 from gentool.data.options import DataConfig, Split
-from gentool.data.source import DataSpec, Source
+from gentool.data.source import Source
+from gentool.data.spec import DataSpec, Fault
 from gentool.errors import UserError
 
 IN_MEMORY = 1 << 30
 """Splits of up to this many bytes are decoded once, before the first step: every fault shows there."""
 BLOCK = 1024
+MOST = 10
+"""Skipped pictures that a warning names; provenance names all."""
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,11 @@ class DataSet(Dataset[tuple[Tensor, int]]):
     def notes(self) -> dict[str, int]:
         """Conversions that were made by rule, with counts."""
         return self.source.notes
+
+    @property
+    def skipped(self) -> tuple[Fault, ...]:
+        """What cannot be read and was left out of the files that this split was chosen from."""
+        return self.source.skipped
 
     def load(self) -> None:
         """Decodes the split into memory where it fits; called by the first read.
@@ -160,5 +168,9 @@ def _choose(config: DataConfig, source: Source, rows: np.ndarray, split: Split) 
         raise UserError(f"no examples left for {split!r} after held_out, classes and limit", source.where)
     for rule, count in source.notes.items():
         log.warning("%s: %d x %s", source.where, count, rule)
+    if source.skipped:
+        listed = ", ".join(fault.where for fault in source.skipped[:MOST])
+        more = " ..." if len(source.skipped) > MOST else ""
+        log.warning("%s: %d unreadable, left out: %s%s", source.where, len(source.skipped), listed, more)
     identity = json.dumps([split, config.content_options(), spec.kind, spec.shape, spec.class_names])
     return DataSet(source, rows[chosen], labels[chosen], spec, identity)

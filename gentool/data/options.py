@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from gentool.data.fetch import Remote, data_root
+from gentool.data.spec import DataSpec, Fault
 from gentool.recipes.schema import Positive, Strict
 
 if TYPE_CHECKING:
-    from gentool.data.source import DataSpec, Fault, Source
+    from gentool.data.source import Source
 
 Split = Literal["train", "test"]
 
@@ -103,6 +104,14 @@ class ImageConfig(DataConfig):
     pad: Positive | None = None
     """Side in pixels to fill up to with black, the picture in the middle (28 -> 32); absent: no padding."""
 
+    def fitted_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of a picture brought to shape."""
+        if self.crop == "center":
+            width = height = min(width, height)
+        if self.size is not None:
+            width = height = self.size
+        return (self.pad, self.pad) if self.pad is not None else (width, height)
+
 
 class RootConfig(ImageConfig):
     """A named set of pictures whose files lie under a common folder."""
@@ -125,10 +134,11 @@ class RootConfig(ImageConfig):
 
     def expected_spec(self) -> DataSpec:
         """From what is published of the set; a dry run needs no download."""
-        from gentool.data.choice import class_numbers
-        from gentool.data.source import DataSpec, fitted_shape
+        from gentool.data.choice import class_numbers  # here, not above: it imports numpy
 
         names = self.class_names
         if self.classes is not None:
             names = tuple(names[k] for k in class_numbers(self.classes, names, f"data set {self.name}"))
-        return DataSpec("image", fitted_shape(self.name, "image", self.original, self), len(names), names)
+        high, wide, channels = self.original
+        width, height = self.fitted_size(wide, high)
+        return DataSpec("image", (channels, height, width), len(names), names)

@@ -155,19 +155,10 @@ def fit(picture: Image.Image, where: str, options: ImageConfig) -> np.ndarray:
     return pixels
 
 
-def fitted_size(width: int, height: int, options: ImageConfig) -> tuple[int, int]:
-    """(width, height) after `fit`, by arithmetic alone."""
-    if options.crop == "center":
-        width = height = min(width, height)
-    if options.size is not None:
-        width = height = options.size
-    return (options.pad, options.pad) if options.pad is not None else (width, height)
-
-
 def fit_array(array: np.ndarray, where: str, options: ImageConfig) -> np.ndarray:
     """(N, H, W, C) uint8 -> the same layout, each picture fitted; the array itself where nothing changes."""
     height, width = array.shape[1:3]
-    if len(array) == 0 or fitted_size(width, height, options) == (width, height):
+    if len(array) == 0 or options.fitted_size(width, height) == (width, height):
         return array
     flat = array[..., 0] if array.shape[-1] == 1 else array
     return np.stack([np.moveaxis(fit(Image.fromarray(pixels), where, options), 0, -1) for pixels in flat])

@@ -16,7 +16,8 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
     Returns:
         `kind, shape, count, classes` ({name: how many}, empty without labels), `min, max` as stored, `mean,
         std` per channel or coordinate in the model's range (pixels in [-1, 1]), `sigma_data` (standard
-        deviation of all numbers about their mean), `fingerprint`, `conversions`, `bytes`.
+        deviation of all numbers about their mean), `fingerprint`, `conversions`, `skipped` (what was
+        left out as unreadable), `bytes`.
     """
     spec = dataset.spec
     width = spec.shape[0] if spec.kind == "image" else spec.shape[-1]
@@ -45,5 +46,6 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
         "sigma_data": (second.mean() - mean.mean().square()).clamp(min=0).sqrt().item(),
         "fingerprint": dataset.fingerprint,
         "conversions": dataset.notes,
+        "skipped": {fault.where: fault.message for fault in dataset.skipped},
         "bytes": dataset.nbytes,
     }

@@ -5,6 +5,7 @@ Source: EDM (Karras et al. 2022, arXiv 2206.00364), section 3.1 and table 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -90,7 +91,9 @@ class Denoiser(nn.Module):
         return torch.autocast(x.device.type, self.autocast) if self.autocast is not None else nullcontext()
 
 
-def build(config: DiffusionConfig, network: nn.Module) -> Denoiser:
-    """The denoiser of a recipe's `model:` block around a network."""
+def build(config: DiffusionConfig, network: Callable[[int], nn.Module]) -> Denoiser:
+    """The denoiser of a recipe's `model:` block; `network` makes its network, given the preconditioning's
+    `out_factor`."""
     process = processes.build(config.process)
-    return Denoiser(network, preconds.build(config.chosen_precond, process), process)
+    precond = preconds.build(config.chosen_precond, process)
+    return Denoiser(network(precond.out_factor), precond, process)

@@ -264,9 +264,12 @@ def _edm_vp(u: Tensor, high: float, low: float, process: Process, opts: GridOpti
     return (beta_d * t**2 / 2 + beta_min * t).expm1().sqrt()
 
 
-karras = Continuous(
-    "zero", lambda u, high, low, process, o: _between(u, high ** (1 / o.rho), low ** (1 / o.rho)) ** o.rho
-)
+def karras_sigma(u: Tensor, high: float, low: float, rho: float = 7.0) -> Tensor:
+    """EDM's noise levels (eq. 5) from `high` at u = 0 to `low` at u = 1."""
+    return _between(u, high ** (1 / rho), low ** (1 / rho)) ** rho
+
+
+karras = Continuous("zero", lambda u, high, low, process, o: karras_sigma(u, high, low, o.rho))
 log_snr = Continuous(
     "t-min", lambda u, high, low, process, o: _between(u, math.log(high), math.log(low)).exp()
 )

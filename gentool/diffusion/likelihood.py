@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gentool.diffusion.grids import karras_sigma
 from gentool.diffusion.predictor import Denoise
 from gentool.diffusion.process import Process
 from gentool.errors import GentoolError
@@ -92,7 +93,8 @@ def log_likelihood(
         [x.double().flatten(1) / scale_at(start), x.new_zeros(len(x), 1, dtype=torch.float64)], 1
     )
     if method == "heun":
-        phis = [math.atan(s / data_std) for s in edm_levels(steps, start, end)]
+        levels = karras_sigma(torch.linspace(1, 0, steps, dtype=torch.float64), end, start)
+        phis = (levels / data_std).atan().tolist()
         last, nfe = _heun(slope, first, phis)
     else:
         last, nfe = _rk45(slope, first, math.atan(start / data_std), math.atan(end / data_std), tolerance)
@@ -116,13 +118,6 @@ def bits_per_dim(log_prob: Tensor, dims: int) -> Tensor:
     The 7 is log2 of the scale 128: a density of data scaled by 127.5 must not be put here.
     """
     return -log_prob / (dims * math.log(2)) + 7
-
-
-def edm_levels(count: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
-    """EDM's grid (eq. 5) from sigma_min up to sigma_max, `count` >= 2 levels, both ends exact."""
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    inner = [(low + i / (count - 1) * (high - low)) ** rho for i in range(1, count - 1)]
-    return [sigma_min, *inner, sigma_max]
 
 
 def _vectors(noise: Noise, x: Tensor, probes: int, exact_dims: int) -> Tensor:

@@ -21,6 +21,7 @@ FAMILIES: Registry[Family] = Registry(
     {
         "edm": "gentool.families.edm.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
+        "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
     },
     group="gentool.families",
 )

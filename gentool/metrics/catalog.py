@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gentool.errors import UserError
+from gentool.metrics.options import DownstreamOptions, check
+from gentool.recipes.schema import Strict
 from gentool.registry import Registry
 
 Need = Literal["moments", "features", "probabilities", "classes", "labels", "held-out"]
@@ -29,6 +31,7 @@ class MetricInfo:
         target: `"package.module:function"`, imported when the metric runs.
         needs: what must be gathered before it can run.
         values: the figures it reports, each with whether higher is better (None: neither).
+        options: the schema of its settings, which its function takes as a second argument; None: it has none.
     """
 
     name: str
@@ -36,6 +39,7 @@ class MetricInfo:
     target: str
     needs: frozenset[Need]
     values: Mapping[str, bool | None]
+    options: type[Strict] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,15 @@ CAS = MetricInfo(
     {"cas": True},
 )
 
+DOWNSTREAM = MetricInfo(
+    "downstream",
+    "accuracy on held-out images of logistic regression, MLP and CNN trained on the samples",
+    "gentool.metrics.downstream:downstream",
+    frozenset({"labels", "held-out"}),
+    {"downstream-logreg": True, "downstream-mlp": True, "downstream-cnn": True},
+    DownstreamOptions,
+)
+
 VALUES = ExtractorInfo(
     "values",
     "vectors as they are (toy2d)",
@@ -119,8 +132,8 @@ PIXELS = ExtractorInfo(
 )
 CLASSIFIER = ExtractorInfo(
     "classifier",
-    "penultimate features of a classifier trained once on the reference, then cached",
-    "gentool.metrics.classifier:reference_classifier",
+    "penultimate features of a classifier trained once on the reference, then cached; or of --classifier RUN",
+    "gentool.metrics.classifier:classifier",
     frozenset({"moments", "features", "probabilities", "classes"}),
 )
 INCEPTION = ExtractorInfo(
@@ -158,3 +171,24 @@ def plan(metrics: Iterable[str], extractor: str) -> list[MetricInfo]:
                 f"does not give; use {' or '.join(able)}"
             )
     return chosen
+
+
+def settings(chosen: Iterable[MetricInfo], given: Mapping[str, Any]) -> dict[str, Strict]:
+    """The checked options of those metrics that have any; `given` holds what differs from their defaults, by metric.
+
+    Options of metrics that are not asked for are checked too, and not returned.
+
+    Raises:
+        RecipeError: an unknown option, or a wrong value. UserError: an unknown metric, or one without options.
+    """
+    for name, options in given.items():
+        schema = METRICS.get(name).options
+        if schema is None:
+            able = [other for other in METRICS if METRICS.get(other).options is not None]
+            raise UserError(f"{name} has no options; those that have are {', '.join(able)}")
+        check(schema, options, f"options of {name}")
+    return {
+        info.name: check(info.options, given.get(info.name, {}), f"options of {info.name}")
+        for info in chosen
+        if info.options is not None
+    }

@@ -1,13 +1,16 @@
 """The judges' own classifier: one network and one recipe for every data set, so that figures can be compared.
 
 It serves as feature extractor (`classifier`, trained on the reference) and as the learner of `cas` (trained
-on samples).
+on samples). As extractor, a classifier that the user trained may stand in its place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentool.data import to_model
@@ -15,14 +18,16 @@ from gentool.errors import UserError
 from gentool.metrics.cache import digest_of
 from gentool.metrics.features import Workshop, image_shape
 from gentool.metrics.images import Images, gather
+from gentool.networks import build_classifier
 from gentool.networks.classifier import Classifier
 from gentool.networks.config import ResNet
 
-VERSION = 1
+VERSION = 2
 """Counts changes of the recipe below; part of every cache key."""
 CHANNELS, MULT = 16, (1, 2, 4, 8)
 BATCH, EPOCHS, MIN_STEPS, MAX_STEPS = 64, 20, 300, 2000
 LR, WEIGHT_DECAY = 2e-3, 1e-2
+BLOCK = 256
 HELD_OUT = 10
 """Every tenth reference image is kept from training, to say how good the judge is."""
 
@@ -30,7 +35,7 @@ HELD_OUT = 10
 def build(shape: tuple[int, int, int], classes: int) -> Classifier:
     """The untrained network: 16 to 128 channels over four levels, fewer for images under 8 x 8."""
     levels = min(len(MULT), min(shape[1:]).bit_length())
-    return Classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape[0], classes)
+    return build_classifier(ResNet(channels=CHANNELS, mult=MULT[:levels]), shape, classes)
 
 
 def _shifted(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -72,10 +77,17 @@ def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) ->
 
 
 class Judge:
-    """`Classifier` on uint8 images: logits (B, classes) of x uint8 (B, C, H, W)."""
+    """A classifier of uint8 images: calling it gives logits (B, classes) of x uint8 (B, C, H, W).
 
-    def __init__(self, model: Classifier, device: torch.device) -> None:
-        self.model = model
+    Args:
+        features: penultimate features (B, d) of images in [-1, 1].
+        output: the linear layer from features to logits.
+        device: where both are.
+    """
+
+    def __init__(self, features: Callable[[Tensor], Tensor], output: nn.Linear, device: torch.device) -> None:
+        self.features = features
+        self.output = output
         self.device = device
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -84,8 +96,8 @@ class Judge:
     @torch.inference_mode()
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes)."""
-        features = self.model.features(to_model(x.to(self.device)))
-        return features, self.model.output(features)
+        features = self.features(to_model(x.to(self.device)))
+        return features, self.output(features)
 
 
 def train_judge(images: Images, classes: int, device: torch.device) -> Judge:
@@ -95,26 +107,82 @@ def train_judge(images: Images, classes: int, device: torch.device) -> Judge:
         UserError: the set has no labels.
     """
     pixels, labels = gather(images)
-    return Judge(train(pixels, labels, classes, device), device)
+    return judge_of(train(pixels, labels, classes, device), device)
+
+
+def judge_of(model: Classifier, device: torch.device) -> Judge:
+    return Judge(model.features, model.output, device)
+
+
+def accuracy(classify: Callable[[Tensor], Tensor], images: Iterable[tuple[Tensor, Tensor | None]]) -> float:
+    """Share of a labelled set that `classify`, from uint8 (B, C, H, W) to logits, reads right."""
+    right = total = 0
+    for x, label in images:
+        assert label is not None
+        right += int((classify(x).argmax(1).cpu() == label.cpu()).sum())
+        total += len(label)
+    return right / total
+
+
+@dataclass(frozen=True)
+class OwnClassifier:
+    """A classifier that the user trained, in the place of the one trained on the reference.
+
+    Attributes:
+        judge: the classifier.
+        shape: (C, H, W) of the images it reads.
+        classes: how many it tells apart.
+        run: the run folder's name.
+        digest: SHA-256 of its weights file.
+    """
+
+    judge: Judge
+    shape: tuple[int, ...]
+    classes: int
+    run: str
+    digest: str
 
 
 class ClassifierExtractor:
-    """Penultimate features and logits of the classifier of the reference set."""
+    """Penultimate features and logits of a classifier of the reference's classes."""
 
-    name = "classifier"
     preprocessing = "x / 127.5 - 1"
 
-    def __init__(self, judge: Judge, accuracy: float) -> None:
+    def __init__(self, judge: Judge, name: str, identity: str, note: str) -> None:
         self._judge = judge
-        self.dim = judge.model.output.in_features
+        self.name = name
+        self.dim = judge.output.in_features
         self.device = judge.device
-        self.identity = f"classifier-{VERSION} {digest_of(judge.model.state_dict())}"
-        self.accuracy = accuracy
-        self.note = f"accuracy {accuracy:.4f} on a tenth of the reference that it was not trained on"
+        self.identity = identity
+        self.note = note
 
     def __call__(self, x: Tensor, classify: bool) -> tuple[Tensor, Tensor | None]:
         features, logits = self._judge.look(x)
         return features, logits if classify else None
+
+
+def classifier(reference: Images, workshop: Workshop) -> ClassifierExtractor:
+    """The user's classifier, where there is one; else that of this reference set.
+
+    Raises:
+        UserError: as `reference_classifier`, or the user's reads other images or tells other classes apart.
+    """
+    own = workshop.classifier
+    if own is None:
+        return reference_classifier(reference, workshop)
+    if (own.shape, own.classes) != (image_shape(reference, "classifier"), reference.classes):
+        raise UserError(
+            f"--classifier: it reads {own.shape} images of {own.classes} classes, but {reference.name} has "
+            f"{reference.shape} of {reference.classes or 'no'} classes",
+            own.run,
+        )
+    note = f"run {own.run}, weights SHA-256 {own.digest}"
+    unseen = workshop.held_out
+    if unseen is not None and unseen.classes is not None:
+        note += f", accuracy {accuracy(own.judge, unseen):.4f} on {unseen.name}"
+    return ClassifierExtractor(
+        own.judge, f"classifier:{own.digest[:12]}", f"own-classifier-1 {own.digest}", note
+    )
 
 
 def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExtractor:
@@ -127,21 +195,28 @@ def reference_classifier(reference: Images, workshop: Workshop) -> ClassifierExt
         raise UserError(
             "has no labels to train the extractor 'classifier' on; use pixels or inception", reference.name
         )
-    image_shape(reference, "classifier")
+    shape = image_shape(reference, "classifier")
     if len(reference) < 2 * HELD_OUT:
         raise UserError(
             f"has {len(reference)} images, too few to train a classifier on; use pixels", reference.name
         )
+    device = workshop.device
     key = {"kind": "classifier", "data": reference.fingerprint, "count": len(reference), "version": VERSION}
     if (hit := workshop.cache.load(key)) is not None:
-        model = build(image_shape(reference, "classifier"), reference.classes)
+        model = build(shape, reference.classes)
         model.load_state_dict(hit[0])
-        judge = Judge(model.to(workshop.device).eval(), workshop.device)
-        return ClassifierExtractor(judge, hit[1]["accuracy"])
-    pixels, labels = gather(reference)
-    kept = torch.arange(len(pixels)) % HELD_OUT == 0
-    judge = Judge(train(pixels[~kept], labels[~kept], reference.classes, workshop.device), workshop.device)
-    said = torch.cat([judge(x).argmax(1).cpu() for x in pixels[kept].split(256)])
-    accuracy = float((said == labels[kept]).double().mean())
-    workshop.cache.save(key, judge.model.state_dict(), {"accuracy": accuracy})
-    return ClassifierExtractor(judge, accuracy)
+        model.to(device).eval()
+        found = hit[1]["accuracy"]
+    else:
+        pixels, labels = gather(reference)
+        kept = torch.arange(len(pixels)) % HELD_OUT == 0
+        model = train(pixels[~kept], labels[~kept], reference.classes, device)
+        tested = zip(pixels[kept].split(BLOCK), labels[kept].split(BLOCK), strict=True)
+        found = accuracy(judge_of(model, device), tested)
+        workshop.cache.save(key, model.state_dict(), {"accuracy": found})
+    return ClassifierExtractor(
+        judge_of(model, device),
+        "classifier",
+        f"classifier-{VERSION} {digest_of(model.state_dict())}",
+        f"accuracy {found:.4f} on a tenth of the reference that it was not trained on",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 
 from gentool.errors import UserError
 from gentool.metrics.cache import Cache
-from gentool.metrics.catalog import MetricInfo, Need, plan
-from gentool.metrics.classifier import Judge, train_judge
+from gentool.metrics.catalog import MetricInfo, Need, plan, settings
+from gentool.metrics.classifier import OwnClassifier
 from gentool.metrics.evidence import Evidence, Judgement
 from gentool.metrics.features import Workshop, make_extractor
 from gentool.metrics.featureset import FeatureSet, Progress, look
@@ -58,10 +58,12 @@ def evaluate(
     metrics: Sequence[str],
     extractor: str = "classifier",
     *,
+    options: Mapping[str, Any] | None = None,
     held_out: Images | None = None,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
     inception: Path | None = None,
+    classifier: OwnClassifier | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -72,11 +74,13 @@ def evaluate(
         reference: the images the model was trained on; also what the extractor `classifier` is trained on.
         metrics: names; each is computed once.
         extractor: `classifier`, `pixels` or `inception`.
-        held_out: real images that the model never saw; `memorisation` and `cas` need them.
+        options: what differs from the metrics' default options, by metric.
+        held_out: real images that the model never saw; `memorisation`, `cas` and `downstream` need them.
         cache: a folder for trained classifiers and reference features (`cache.default_folder()`); None keeps
             nothing.
         device: where networks and distances run.
         inception: the weights of the extractor `inception`; absent: the file that GENTOOL_INCEPTION names.
+        classifier: one of the user's, which the extractor `classifier` is then; None trains it on the reference.
         seed: fixes random subsets.
         progress: told (set, images done, images in all) after each block.
 
@@ -85,10 +89,11 @@ def evaluate(
             metric needs and that are not there; features that are not finite.
     """
     chosen = plan(metrics, extractor)
+    settled = settings(chosen, options or {})
     _check(samples, reference, held_out, chosen)
     device = torch.device(device)
     store = Cache(cache)
-    eyes = make_extractor(extractor, reference, Workshop(store, device, inception))
+    eyes = make_extractor(extractor, reference, Workshop(store, device, inception, classifier, held_out))
     needs: set[Need] = set().union(*(info.needs for info in chosen))
     ours = look(samples, eyes, needs, None, progress)
     theirs = look(reference, eyes, needs & {"moments", "features"}, store, progress)
@@ -97,15 +102,14 @@ def evaluate(
     if held_out is not None and "held-out" in needs:
         wanted = any({"held-out", "features"} <= info.needs for info in chosen)
         unseen = look(held_out, eyes, {"features"} if wanted else set(), store, progress)
-
-    def learn(images: Images) -> Judge:
-        return train_judge(images, reference.classes or 0, device)
-
-    evidence = Evidence(ours, theirs, unseen, learn, seed)
-    judgements: dict[str, Judgement] = {info.name: resolve(info.target)(evidence) for info in chosen}
+    evidence = Evidence(ours, theirs, unseen, device, seed)
+    judgements: dict[str, Judgement] = {}
+    for info in chosen:
+        arguments = [settled[info.name]] if info.name in settled else []
+        judgements[info.name] = resolve(info.target)(evidence, *arguments)
     return Evaluation(
         metrics={name: value for judged in judgements.values() for name, value in judged.values.items()},
-        features=extractor,
+        features=eyes.name,
         reference=reference.name,
         count=len(samples),
         preprocessing=eyes.preprocessing,

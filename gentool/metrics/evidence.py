@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +9,6 @@ import torch
 from torch import Tensor
 
 from gentool.metrics.featureset import FeatureSet
-from gentool.metrics.images import Images
-
-TrainClassifier = Callable[[Images], Callable[[Tensor], Tensor]]
-"""Trains the judges' classifier on a labelled set: from uint8 (B, C, H, W) to logits (B, classes)."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +18,14 @@ class Evidence:
     Attributes:
         samples, reference: features of the samples and of the images the model was trained on.
         held_out: features of real images that the model never saw, when there are any.
-        train_classifier: how metrics train a classifier of their own.
+        device: where metrics that train a classifier of their own do it.
         seed: fixes subsets.
     """
 
     samples: FeatureSet
     reference: FeatureSet
     held_out: FeatureSet | None
-    train_classifier: TrainClassifier
+    device: torch.device
     seed: int = 0
 
 

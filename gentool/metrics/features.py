@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from gentool.metrics.catalog import EXTRACTORS
 from gentool.metrics.images import Images
 from gentool.registry import resolve
 
+if TYPE_CHECKING:
+    from gentool.metrics.classifier import OwnClassifier
+
 
 @dataclass(frozen=True)
 class Workshop:
@@ -26,18 +29,22 @@ class Workshop:
         cache: where trained classifiers are kept.
         device: where networks run.
         inception: a safetensors file of FID Inception V3 weights.
+        classifier: one that the user trained, for the extractor `classifier`; None: one is trained on the reference.
+        held_out: real images to say how good that one is.
     """
 
     cache: Cache
     device: torch.device
     inception: Path | None = None
+    classifier: OwnClassifier | None = None
+    held_out: Images | None = None
 
 
 class Extractor(Protocol):
     """Turns images into features.
 
     Attributes:
-        name: as in the catalogue.
+        name: as in the catalogue; of a classifier that the user trained with its digest.
         dim: features per image, d.
         device: where its features are.
         preprocessing: what is done to uint8 pixels, in words; part of every result.

@@ -19,7 +19,7 @@ from gentool.errors import UserError
 
 BATCH = 256
 LIMIT = 60_000
-"""Most images held in memory at once (to train a classifier); a larger set is thinned evenly."""
+"""Most images held in memory at once (to train a classifier); a larger set is thinned at random, by a fixed seed."""
 
 
 class Images(Protocol):
@@ -170,20 +170,23 @@ class ImageSet:
 
 
 def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
-    """Pixels uint8 (N, C, H, W) and labels (N,) of a labelled set, at most `limit` of them, evenly spaced.
+    """Pixels uint8 (N, C, H, W) and labels (N,) of a labelled set in their order, at most `limit` of them.
 
     Raises:
         UserError: the set has no labels.
     """
     if images.classes is None:
         raise UserError("a classifier cannot be trained on it: it has no labels", images.name)
-    stride = -(-len(images) // limit)
+    # At random, not every n-th: samples often take the classes in turn, and every tenth would be of one class.
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:limit]
+    keep = torch.zeros(len(images), dtype=torch.bool)
+    keep[chosen] = True
     pixels, labels, start = [], [], 0
     for x, label in images:
         assert label is not None
-        keep = (torch.arange(start, start + len(x)) % stride) == 0
-        pixels.append(x[keep])
-        labels.append(label[keep])
+        rows = keep[start : start + len(x)]
+        pixels.append(x[rows])
+        labels.append(label[rows])
         start += len(x)
     return torch.cat(pixels), torch.cat(labels)
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypedDict
 from gentool.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
     from gentool.networks.base import Network
     from gentool.networks.classifier import Classifier
-    from gentool.networks.config import NetworkConfig, ResNet
+    from gentool.networks.config import ClassifierConfig, NetworkConfig
 
 _BUILDERS: Registry[Callable[..., Network]] = Registry(
     "network",
@@ -25,6 +25,15 @@ _BUILDERS: Registry[Callable[..., Network]] = Registry(
         "adm-unet": "gentool.networks.adm:adm_unet",
         "dit": "gentool.networks.dit:DiT",
         "film-mlp": "gentool.networks.mlp:FilmMLP",
+    },
+)
+_CLASSIFIERS: Registry[Callable[..., Classifier]] = Registry(
+    "classifier network",
+    {
+        "resnet": "gentool.networks.classifier:ResNetClassifier",
+        "logreg": "gentool.networks.baselines:LogRegClassifier",
+        "mlp": "gentool.networks.baselines:MlpClassifier",
+        "cnn": "gentool.networks.baselines:CnnClassifier",
     },
 )
 
@@ -56,11 +65,18 @@ def build(
     return _BUILDERS.get(config.name)(config, in_channels, out_channels, shape, classes)
 
 
-def build_classifier(config: ResNet, in_channels: int, classes: int) -> Classifier:
-    """The image classifier of a config; takes images of any size not under 2^(levels-1)."""
-    from gentool.networks.classifier import Classifier
+def build_classifier(config: ClassifierConfig, shape: Sequence[int], classes: int) -> Classifier:
+    """The image classifier of a config, with fresh weights from torch's global generator.
 
-    return Classifier(config, in_channels, classes)
+    Args:
+        shape: (C, H, W) of the images. A resnet also reads other sizes, not under 2^(levels-1); logreg, mlp and cnn
+            read this one alone.
+        classes: number of logits.
+
+    Raises:
+        UserError: images too small for the config.
+    """
+    return _CLASSIFIERS.get(config.name)(config, tuple(shape), classes)
 
 
 def summary(module: nn.Module) -> Summary:

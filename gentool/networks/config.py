@@ -124,3 +124,35 @@ class ResNet(Strict):
     """Dropout before the logits and inside residual blocks."""
     noise_conditioned: bool = False
     """Take the noise level too, as classifier guidance needs it."""
+
+
+class LogReg(Strict):
+    """Logistic regression on the pixels."""
+
+    name: Literal["logreg"] = "logreg"
+    """Logistic regression."""
+
+
+class Mlp(Strict):
+    """Pixels, one hidden layer of ReLUs, logits; the default is that of the private-generation papers."""
+
+    name: Literal["mlp"] = "mlp"
+    """One hidden layer."""
+    width: Positive = 100
+    """Hidden units."""
+
+
+class Cnn(Strict):
+    """Three convolutions and two linear layers; the defaults are those of the private-generation papers."""
+
+    name: Literal["cnn"] = "cnn"
+    """Small convolutional network."""
+    channels: tuple[Positive, Positive, Positive] = (32, 64, 128)
+    """Feature maps of the three 3x3 convolutions."""
+    width: Positive = 128
+    """Hidden units of the linear layer after them."""
+    dropout: Dropout = 0.5
+    """Dropout after each of the first two convolutions and before the logits."""
+
+
+ClassifierConfig = Annotated[ResNet | LogReg | Mlp | Cnn, Field(discriminator="name")]

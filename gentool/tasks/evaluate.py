@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from gentool import families
-from gentool.data import open_set, parse_source
+from gentool.data import DataSpec, open_set, parse_source
 from gentool.data.config import DataConfig
 from gentool.errors import UserError
 from gentool.families.names import BITS_PER_DIM
 from gentool.metrics.cache import default_folder
-from gentool.metrics.catalog import plan
+from gentool.metrics.catalog import METRICS, plan
+from gentool.metrics.catalog import settings as check_options
+from gentool.metrics.classifier import OwnClassifier
 from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
 from gentool.metrics.images import ImageArray, Images, ImageSet, VectorArray
@@ -25,6 +27,7 @@ from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.recipes.schema import Evaluate
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
+from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
@@ -77,6 +80,8 @@ def evaluate(
     reference: str | None = None,
     metrics: Sequence[str] = (),
     features: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    classifier: str | None = None,
     count: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -90,6 +95,8 @@ def evaluate(
     Args:
         reference: a data set by name or path; None takes the one the recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
+        options: what differs from the options of metrics there, by metric and key.
+        classifier: a run of a classifier that is the extractor `classifier`, instead of one trained on the reference.
         settings: what differs from the recipe's `sample:` block, for a run.
 
     Raises:
@@ -102,8 +109,9 @@ def evaluate(
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
         if not families.module_class(resolved.recipe.family).draws_samples:
-            if features is not None:
-                raise UserError("--features is for samples; this run draws none", target)
+            for switch, given in (("--features", features), ("--classifier", classifier)):
+                if given is not None:
+                    raise UserError(f"{switch} is for samples; this run draws none", target)
             return _of_model(run, reference, metrics, count, seed, report)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
@@ -111,7 +119,12 @@ def evaluate(
         resolved, provenance, kind = _recipe_of(read.provenance), read.provenance, read.kind
         get = partial(_first, read, count, target)
     block = resolved.recipe.evaluate if resolved else Evaluate()
-    asked, chosen = tuple(metrics) or block.metrics, features or block.features
+    if classifier is not None and features not in (None, "classifier"):
+        raise UserError(
+            f"--classifier is for the features `classifier`; with {features} nothing would ask it"
+        )
+    asked = tuple(metrics) or block.metrics
+    chosen = "classifier" if classifier is not None else features or block.features
     of_samples = [name for name in asked if name != BITS_PER_DIM]
     if BITS_PER_DIM in asked and run is None:
         raise UserError(f"{BITS_PER_DIM} needs the model: give the run folder, not its samples", target)
@@ -120,11 +133,20 @@ def evaluate(
     evaluation, images, labels, samples = None, None, None, None
     if of_samples:
         # All that can be refused is, before samples are drawn.
-        plan(of_samples, chosen)
+        infos = plan(of_samples, chosen)
+        for name in options or {}:
+            if METRICS.check(name) not in of_samples:
+                raise UserError(f"--option {name}: the metric is not asked for; add --metric {name}")
+        wanted = {name: dict(given) for name, given in block.options.items()}
+        for name, given in (options or {}).items():
+            wanted[name] = {**wanted.get(name, {}), **given} if isinstance(given, Mapping) else given
+        check_options(infos, wanted)
         if kind == "points":
             raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
         if run is not None:
             say("drawing samples")
         images, labels, samples = get()
@@ -133,9 +155,11 @@ def evaluate(
             ImageSet(train, config.name),
             of_samples,
             chosen,
+            options=wanted,
             held_out=ImageSet(held_out, f"{config.name} (held out)"),
             cache=default_folder(),
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=device,
+            classifier=own,
             seed=seed,
             progress=None if report is None else lambda name, done, total: report(done, total, {}),
         )
@@ -190,6 +214,28 @@ def _of_model(
         f"{config.name} (held out)",
         len(held_out),
     )
+
+
+def own_classifier(path: str, spec: DataSpec, reference: str, device: torch.device) -> OwnClassifier:
+    """The classifier of a run, as a judge of samples of this kind.
+
+    Raises:
+        UserError: the run is none of a classifier, or its images or classes are others.
+    """
+    run, _, module = load_run(path)
+    judge = module.to(device).judge()
+    ours = module.spec
+    if (ours.shape, ours.class_names) != (spec.shape, spec.class_names):
+        raise UserError(
+            f"--classifier: it reads {_said(ours)}; {reference} has {_said(spec)}",
+            path,
+        )
+    return OwnClassifier(judge, ours.shape, ours.classes, run.path.name, fingerprint(run.weights))
+
+
+def _said(spec: DataSpec) -> str:
+    names = ", ".join(spec.class_names[:12]) + " ..." * (len(spec.class_names) > 12)
+    return f"{'x'.join(map(str, spec.shape))} in {spec.classes} classes ({names})"
 
 
 def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:

@@ -51,6 +51,7 @@ def bits_per_dim(
             likelihood.dequantise(batch.x.to(device), noise),
             noise,
             label=batch.label.to(device) if module.classes else None,
+            prior=module.likelihood_prior(),
         )
         bits.append(likelihood.bits_per_dim(found.log_prob, batch.x[0].numel()))
         calls += float(found.nfe.sum())

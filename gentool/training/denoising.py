@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gentool import networks
 from gentool.data import Batch, DataSpec, to_model
+from gentool.diffusion import denoiser as denoisers
 from gentool.diffusion import loss as losses
 from gentool.diffusion import precond as preconds
-from gentool.diffusion import processes
 from gentool.diffusion.denoiser import Denoiser
 from gentool.errors import UserError
 from gentool.networks.augment import LABELS, augment
@@ -29,6 +29,7 @@ class DenoisingModule(GenModule):
     A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs.
     """
 
+    averages_draws = True
     recipe: DenoisingRecipe
     model: Denoiser
 
@@ -42,9 +43,7 @@ class DenoisingModule(GenModule):
                 f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
             )
         self.classes = spec.classes if config.conditional else 0
-        process = processes.build(config.process)
-        precond = preconds.build(config.chosen_precond, process)
-        self.model = Denoiser(self.build_network(precond.out_factor), precond, process)
+        self.model = denoisers.build(config, self.build_network)
         self.loss = losses.build(config, self.model)
 
     def build_network(self, out_factor: int) -> networks.Network:
@@ -57,6 +56,18 @@ class DenoisingModule(GenModule):
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
             self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
+
+    def fit_privately(self) -> None:
+        if self.model.precond.unmeasured:
+            raise UserError(
+                "it would be measured on the private data: give the constant, 0.57735 (of uniform pixels) for instance",
+                "model.precond.sigma_data",
+            )
+        if self.loss.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.loss.times.stratified",
+            )
 
     def assume_data(self) -> None:
         if self.model.precond.unmeasured:
@@ -77,7 +88,7 @@ class DenoisingModule(GenModule):
                 < 0.5
             )
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
-        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
+        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
 

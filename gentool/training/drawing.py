@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,13 @@ from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
+from gentool.diffusion.guidance.classifier import StepGain
 from gentool.diffusion.predictor import Guidance, Predictor
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.diffusion.solvers.core import build as build_solver
 from gentool.diffusion.solvers.integrate import integrate
+from gentool.diffusion.solvers.stochastic import Ancestral, mean_gains
 from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import UserError
 from gentool.networks.attention import attention_layers, perturb
@@ -41,16 +42,27 @@ class Traits:
     images: bool
 
 
-def build_guidance(spec: Any, denoiser: Denoiser, traits: Traits, guide: Guide | None) -> Guidance | None:
-    if not spec:  # nothing to check the model for: walking its modules would cost every batch
+def build_guidance(
+    settings: Sample, grid: Grid, denoiser: Denoiser, traits: Traits, guide: Guide | None
+) -> Guidance | None:
+    if not settings.guidance:  # nothing to check the model for: walking its modules would cost every batch
         return None
     return guidance.build(
-        rules.check(spec),
+        rules.check(settings.guidance),
         null_label=traits.classes or None,
         label_dropout=traits.label_dropout,
         has_attention=bool(attention_layers(denoiser.network)),
         log_prob=None if guide is None else guide.log_prob,
+        mean_gain=mean_gain(settings, grid, denoiser.process),
     )
+
+
+def mean_gain(settings: Sample, grid: Grid, process: Process) -> StepGain | None:
+    """What shifts the means of the solver's steps along a classifier's gradient; None where they have no noise."""
+    solver = build_solver(settings.solver, settings.options)
+    if not isinstance(solver, Ancestral) or not solver.stochastic or settings.time_shift is not None:
+        return None
+    return StepGain(grid.sigma[:-1], mean_gains(solver, grid, process))
 
 
 def build_grid(settings: Sample, process: Process) -> Grid:
@@ -96,7 +108,7 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError(
             f"sample: {settings.solver} chooses its own steps; afs and time_shift have no place there"
         )
-    build_guidance(settings.guidance, denoiser, traits, guide)
+    build_guidance(settings, grid, denoiser, traits, guide)
     if guide is not None:
         check_guide(guide, grid, traits)
     if settings.threshold != "none" and not traits.images:
@@ -105,9 +117,12 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
     return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
 
 
-def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
+def draw(
+    denoiser: Denoiser, request: SampleRequest, traits: Traits, *, prior_factors: Tensor | None = None
+) -> Drawn:
     """Integrates from the prior to data with the solver, grid and guidance asked for.
 
+    The prior is Gaussian, times `prior_factors` (B,) where they are given (a noise law with a radius of its own).
     The state and the levels are float64 where the device has it, the network's input float32.
     """
     settings, process, on_step = request.settings, denoiser.process, request.on_step
@@ -122,18 +137,20 @@ def draw(denoiser: Denoiser, request: SampleRequest, traits: Traits) -> Drawn:
         with perturb(denoiser.network, layers):
             return denoise(x, sigma, label)
 
+    grid = build_grid(settings, process)
     predict = Predictor(
         denoise,
         variants={"perturbed": perturbed},
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
         label=request.labels,
-        guidance=build_guidance(settings.guidance, denoiser, traits, request.guide),
+        guidance=build_guidance(settings, grid, denoiser, traits, request.guide),
         threshold=settings.threshold,
     )
-    grid = build_grid(settings, process)
     noise = request.noise(traits.shape, dtype)
     prior = noise.normal("prior") * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
+    if prior_factors is not None:
+        prior = prior * prior_factors.to(prior).view(-1, *[1] * len(traits.shape))
     result = integrate(
         predict,
         process,

@@ -45,9 +45,14 @@ CASES = {
         "edm",
         f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
     ),
+    "pfgmpp": ("pfgmpp", f"{DIGITS}model: {{{MLP}, conditional: true, dims: 16}}"),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
+    ),
+    "classifier cnn": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{name: cnn, channels: [4, 4, 8], width: 16}}, shift: 1}}",
     ),
     "classifier of noisy states": (
         "classifier",

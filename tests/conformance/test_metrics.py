@@ -17,6 +17,8 @@ from gentool.metrics.images import ImageArray
 Judge = Callable[..., dict[str, float]]
 EYES = ("pixels", "classifier")
 """Extractors that need no file of weights."""
+QUICK = {"downstream": {"epochs": 8}}
+"""Options that make a metric quick enough for the tests."""
 
 
 def digits(first: int, last: int) -> ImageArray:
@@ -50,7 +52,10 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
         key = (name, samples.name)
         if anew or key not in known:
             eyes = eyes_of(METRICS.get(name))
-            known[key] = evaluate(samples, reference, [name], eyes, held_out=unseen, cache=cache).metrics
+            options = {name: QUICK[name]} if name in QUICK else {}
+            known[key] = evaluate(
+                samples, reference, [name], eyes, options=options, held_out=unseen, cache=cache
+            ).metrics
         return known[key]
 
     return figures

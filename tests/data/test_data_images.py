@@ -266,3 +266,52 @@ def test_no_pictures_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.rar").write_bytes(b"Rar!")
     with pytest.raises(UserError, match="expected a folder, a tar"):
         whole(tmp_path / "x.rar")
+
+
+# skip_bad
+
+
+@pytest.fixture
+def damaged(pets: Path) -> Path:
+    """Seven pictures: one that is none, one cut off behind its header."""
+    (pets / "cat" / "5.png").write_bytes(b"nothing of the kind")
+    whole_picture = picture(pets / "dog" / "6.png", seed=6).read_bytes()
+    (pets / "dog" / "6.png").write_bytes(whole_picture[: len(whole_picture) // 2])
+    return pets
+
+
+@pytest.mark.parametrize("kind", ["folder", ".zip", ".tar"])
+def test_unreadable_pictures_are_left_out_when_asked_for(
+    damaged: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = damaged if kind == "folder" else packed(damaged, kind)
+    with pytest.raises(CorruptError, match=r"5\.png"):
+        whole(place)
+    dataset = whole(place, skip_bad=True)
+    assert len(dataset) == 5
+    assert dataset.labels.tolist() == [0, 1, 1, 2, 2]
+    dataset.take(range(5))
+    assert [fault.where.rpartition("/")[2] for fault in dataset.skipped] == ["5.png", "6.png"]
+    assert [fault.message[:13] for fault in dataset.skipped] == ["not a picture", "truncated or "]
+    assert "2 unreadable, left out: " in caplog.text
+    assert "cat/5.png" in caplog.text
+
+
+def test_a_set_without_unreadable_pictures_is_the_same_set(pets: Path) -> None:
+    plain, skipping = whole(pets), whole(pets, skip_bad=True)
+    assert skipping.skipped == ()
+    assert plain.fingerprint == skipping.fingerprint
+
+
+def test_a_set_of_nothing_but_unreadable_pictures_is_an_error(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(b"no")
+    with pytest.raises(CorruptError, match="none of the 2 pictures can be read; the first: not a picture"):
+        whole(tmp_path, skip_bad=True)
+
+
+def test_skipping_does_not_hide_what_options_can_mend(pets: Path) -> None:
+    """Only what cannot be read is left out; pictures of two sizes still need `size`."""
+    picture(pets / "dog" / "9.png", seed=9, size=(12, 12))
+    with pytest.raises(UserError, match="pictures of 2 sizes"):
+        whole(pets, skip_bad=True)

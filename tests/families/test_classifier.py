@@ -21,7 +21,8 @@ from gentool.errors import RecipeError, UserError
 from gentool.families.classifier.module import ClassifierModule, shifted
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve
-from gentool.runs.samples import read_samples
+from gentool.runs.samples import read_samples, write_samples
+from gentool.runs.weights import fingerprint
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import load_run, sample
 from gentool.tasks.train import build_module, train
@@ -139,6 +140,14 @@ def test_log_p_goes_from_certainty_to_the_prior_over_the_whole_range(noisy: Path
     [
         (["model.network.noise_conditioned=true"], "add model.noise"),
         (["model.noise={process: {name: vp}, times: {name: discrete}}"], "needs the ddpm process"),
+        (
+            ["model.network={name: cnn}", "model.noise={}"],
+            "network cnn reads clean pictures only: take resnet",
+        ),
+        (
+            ["model.network={name: cnm}"],
+            "expected one of resnet, logreg, mlp, cnn, got 'cnm'; did you mean cnn?",
+        ),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(overrides: list[str], words: str) -> None:
@@ -186,6 +195,43 @@ def test_evaluate_refuses_what_is_for_samples(
     arguments: list[str], words: str, call: Callable[..., Ended], clean: Path
 ) -> None:
     call("evaluate", clean, *arguments, "-q").refused(2, words)
+
+
+# Judging
+
+
+@pytest.mark.parametrize("kind", ["clean", "noisy"])
+def test_the_users_classifier_judges_samples_and_the_result_says_which(
+    kind: str, call: Callable[..., Ended], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """On real digits its label accuracy is its own accuracy on them."""
+    run = request.getfixturevalue(kind)
+    unseen = open_set(load_run(run)[1].recipe.data, "test")
+    real = unseen.take(range(len(unseen)))
+    file = write_samples(tmp_path / "real.npz", real.x.permute(0, 2, 3, 1).numpy(), real.label.numpy())
+    how = ["--reference", "digits", "--metric", "label-accuracy", "--metric", "fid", "--classifier", run]
+    ended = call("evaluate", file, *how, "--json", "-q")
+    assert ended.code == 0, ended.err
+    own = evaluate(str(run), metrics=["accuracy"]).metrics["accuracy"]
+    assert ended.json["metrics"]["label-accuracy"] == pytest.approx(own)
+    digest = fingerprint(run / "model.safetensors")
+    assert ended.json["features"] == f"classifier:{digest[:12]}"
+    for part in (run.name, digest, "on digits (held out)"):
+        assert part in ended.json["extractor"]
+
+
+def test_judges_that_cannot_judge_are_refused(
+    call: Callable[..., Ended], model: Path, clean: Path, tmp_path: Path
+) -> None:
+    asked = ["evaluate", model, "-n", "4", "--metric", "label-accuracy", "--classifier"]
+    call(*asked, model).refused(2, "family edm is no classifier")
+    call(*asked, tmp_path / "nowhere").refused(2, "nowhere")
+    call(*asked, clean, "--features", "pixels").refused(2, "with pixels nothing would ask it")
+    call("evaluate", clean, "--classifier", clean).refused(2, "--classifier is for samples")
+    other = train(
+        CLEAN[0], [*CLEAN[1:], "data.classes=[0, 1]", "trainer.max_steps=2"], run_dir=tmp_path / "two"
+    ).run
+    call(*asked, other).refused(2, "reads 1x8x8 in 2 classes (0, 1); digits has 1x8x8 in 10 classes")
 
 
 # Guiding

@@ -19,7 +19,7 @@ Draw = Callable[..., Tensor]
 
 def evidence(samples: Tensor, reference: Tensor) -> Evidence:
     sets = [SimpleNamespace(features=z.float(), name="set") for z in (samples, reference)]
-    return Evidence(sets[0], sets[1], None, lambda images: None)  # type: ignore[arg-type]
+    return Evidence(sets[0], sets[1], None, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 def test_nearest_distances_equal_a_full_sort(normal: Draw) -> None:

@@ -14,7 +14,7 @@ TINY = ResNet(channels=8)
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (3, 64)])
 def test_takes_images_from_8_to_64_pixels(channels, size):
-    net = networks.build_classifier(TINY, channels, 10)
+    net = networks.build_classifier(TINY, (channels, size, size), 10)
     x = torch.randn(2, channels, size, size)
     features = net.features(x)
     assert features.shape == (2, 32)
@@ -23,8 +23,8 @@ def test_takes_images_from_8_to_64_pixels(channels, size):
 
 def test_noise_level_is_wanted_exactly_by_noise_conditioned_classifiers():
     x, c_noise = torch.randn(2, 1, 8, 8), torch.tensor([-1.0, 1.0])
-    clean = networks.build_classifier(TINY, 1, 10)
-    noisy = networks.build_classifier(TINY.model_copy(update={"noise_conditioned": True}), 1, 10)
+    clean = networks.build_classifier(TINY, (1, 8, 8), 10)
+    noisy = networks.build_classifier(TINY.model_copy(update={"noise_conditioned": True}), (1, 8, 8), 10)
     assert (noisy(x, c_noise) - noisy(x, c_noise.flip(0))).abs().max() > 1e-4
     with pytest.raises(ValueError, match="needs c_noise"):
         noisy(x)
@@ -34,7 +34,7 @@ def test_noise_level_is_wanted_exactly_by_noise_conditioned_classifiers():
 
 @pytest.mark.filterwarnings("error:There is a performance drop")
 def test_per_sample_gradients_by_vmap_equal_a_loop():
-    net = networks.build_classifier(TINY, 1, 10).double()
+    net = networks.build_classifier(TINY, (1, 8, 8), 10).double()
     parameters = {name: p.detach() for name, p in net.named_parameters()}
     x, y = torch.randn(3, 1, 8, 8, dtype=torch.float64), torch.tensor([1, 5, 9])
 
@@ -53,7 +53,7 @@ def test_learns_the_digits_in_a_few_passes():
     x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
     y = torch.tensor(labels)
     torch.manual_seed(0)
-    net = networks.build_classifier(ResNet(channels=16), 1, 10)
+    net = networks.build_classifier(ResNet(channels=16), (1, 8, 8), 10)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     for _ in range(4):
         for rows in torch.randperm(1400).split(64):

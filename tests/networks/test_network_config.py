@@ -8,9 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from gentool import networks
 from gentool.errors import UserError
-from gentool.networks.config import AdmUNet, DiT, FilmMLP, NetworkConfig, ResNet, SongUNet
+from gentool.networks.config import AdmUNet, Cnn, DiT, FilmMLP, LogReg, Mlp, NetworkConfig, ResNet, SongUNet
 
-CONFIGS = [SongUNet, AdmUNet, DiT, FilmMLP, ResNet]
+CONFIGS = [SongUNet, AdmUNet, DiT, FilmMLP, ResNet, LogReg, Mlp, Cnn]
 
 
 def test_configs_and_package_import_no_torch():

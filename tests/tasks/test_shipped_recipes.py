@@ -19,10 +19,11 @@ from gentool import families, networks
 from gentool.data import DataSpec, make_config, open_set
 from gentool.recipes import shipped
 from gentool.recipes.resolve import Resolved, resolve, resolve_text
-from gentool.tasks.dryrun import dry_run, random_batch
+from gentool.tasks.dryrun import dry_run
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
+from gentool.training.probe import random_batch
 
 PARAMETERS = {
     # edm's papers: counted from the published layer lists
@@ -38,6 +39,9 @@ PARAMETERS = {
     "edm/digits-vp-small": 1_220_672,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
+    "pfgmpp/digits-small": 1_220_672,
+    "pfgmpp/cifar10-paper": 56_400_643,
+    "pfgmpp/ffhq64-paper": 61_805_571,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,

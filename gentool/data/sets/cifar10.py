@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gentool.data.fetch import Remote
 from gentool.data.options import RootConfig, Split
-from gentool.data.sets.images import PictureSource, open_layout, picture_faults
-from gentool.data.source import ArraySource, Fault, Source
-from gentool.errors import CorruptError, UserError
+from gentool.data.spec import Fault
+from gentool.errors import UserError
+
+if TYPE_CHECKING:
+    from gentool.data.source import Source
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_RECORD = 1 + 3 * 32 * 32
 _BATCHES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 
 
@@ -45,9 +44,12 @@ class Cifar10Config(RootConfig):
         return 50_000
 
     def source(self, split: Split) -> Source:
+        from gentool.data.cifar import read_records  # here, not above: a recipe is checked without numpy
+        from gentool.data.picture_tree import PictureSource, open_layout
+
         place = self._find()
         if place.is_dir() and (place / _BATCHES["test"][0]).is_file():
-            return _binary(place, split, self)
+            return read_records([place / name for name in _BATCHES[split]], CLASSES, self)
         layout = open_layout(place)
         if not layout.split or layout.class_names != CLASSES:
             raise UserError(
@@ -56,6 +58,8 @@ class Cifar10Config(RootConfig):
         return PictureSource(layout, layout.rows(split), self, channels=3)
 
     def faults(self) -> Iterator[Fault]:
+        from gentool.data.picture_tree import picture_faults
+
         place = self._find()
         if place.is_dir() and (place / _BATCHES["test"][0]).is_file():
             return super().faults()
@@ -96,27 +100,3 @@ class Cifar10Config(RootConfig):
             "run `gentool data fetch cifar10`, or set root to the folder that holds them",
             "data set cifar10",
         )
-
-
-def _binary(folder: Path, split: Split, options: Cifar10Config) -> ArraySource:
-    """Records of one label byte and 3 planes of 32x32."""
-    batches = []
-    for name in _BATCHES[split]:
-        path = folder / name
-        if not path.is_file():
-            raise CorruptError(f"lacks {name}", str(folder))
-        data = np.fromfile(path, np.uint8)
-        if len(data) == 0 or len(data) % _RECORD:
-            raise CorruptError(
-                f"{len(data)} bytes are not records of {_RECORD}; the file is truncated", str(path)
-            )
-        records = data.reshape(-1, _RECORD)
-        bad = np.flatnonzero(records[:, 0] > 9)
-        if len(bad):
-            raise CorruptError(
-                f"offset {bad[0] * _RECORD}: label {records[bad[0], 0]} is outside 0 to 9", str(path)
-            )
-        batches.append(records)
-    records = np.concatenate(batches)
-    images = np.moveaxis(records[:, 1:].reshape(-1, 3, 32, 32), 1, -1)
-    return ArraySource(str(folder), images, records[:, 0], CLASSES, options)

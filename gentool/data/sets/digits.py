@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from gentool.data.options import ImageConfig, Split
-from gentool.data.source import ArraySource, Source
+
+if TYPE_CHECKING:
+    from gentool.data.source import Source
 
 
 class DigitsConfig(ImageConfig):
@@ -26,7 +27,10 @@ class DigitsConfig(ImageConfig):
         return 1797
 
     def source(self, split: Split) -> Source:
+        import numpy as np  # here, not above: a recipe is checked without it
         from sklearn.datasets import load_digits
+
+        from gentool.data.arrays import ArraySource
 
         found = load_digits()
         images = np.rint(found.images * (255 / 16)).astype(np.uint8)  # stored as 0 to 16

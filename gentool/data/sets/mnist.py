@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gentool.data.fetch import Remote
-from gentool.data.idx import read_idx
 from gentool.data.options import RootConfig, Split
-from gentool.data.source import ArraySource, Source
 from gentool.errors import UserError
+
+if TYPE_CHECKING:
+    from gentool.data.source import Source
 
 _STEMS = {"train": "train", "test": "t10k"}
 
@@ -59,6 +60,9 @@ class MnistConfig(RootConfig):
         return 60_000
 
     def source(self, split: Split) -> Source:
+        from gentool.data.arrays import ArraySource  # here, not above: a recipe is checked without numpy
+        from gentool.data.idx import read_idx
+
         images, labels = (
             self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")
         )

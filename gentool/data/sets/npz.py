@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gentool.data.options import ImageConfig, Split
-from gentool.data.source import ArraySource, Source
 from gentool.errors import UserError
-from gentool.runs.samples import read_samples
+
+if TYPE_CHECKING:
+    from gentool.data.source import Source
 
 
 class NpzConfig(ImageConfig):
@@ -23,6 +24,9 @@ class NpzConfig(ImageConfig):
     origin: ClassVar[str] = "path"
 
     def source(self, split: Split) -> Source:
+        from gentool.data.arrays import ArraySource  # here, not above: a recipe is checked without numpy
+        from gentool.runs.samples import read_samples
+
         if Path(self.path).suffix != ".npz":
             raise UserError("expected an .npz file", self.path)
         samples = read_samples(self.path)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from gentool.data.mixture import Mixture
 from gentool.data.options import DataConfig, Split
-from gentool.data.source import ArraySource, Source
 from gentool.recipes.schema import Positive
+
+if TYPE_CHECKING:
+    from gentool.data.mixture import Mixture
+    from gentool.data.source import Source
 
 Scale = Annotated[float, Field(gt=0)]
 
@@ -64,6 +65,10 @@ class Toy2dConfig(DataConfig):
 
     def mixture(self) -> Mixture:
         """The density that the points are drawn from, with its exact denoiser."""
+        import numpy as np  # here, not above: a recipe is checked without it
+
+        from gentool.data.mixture import Mixture
+
         means = np.array(self._centres())
         stds = np.broadcast_to(np.array(self.std, np.float64), len(means)).copy()
         weights = np.ones(len(means)) if self.weights is None else np.array(self.weights)
@@ -76,6 +81,8 @@ class Toy2dConfig(DataConfig):
         return self.count
 
     def source(self, split: Split) -> Source:
+        from gentool.data.arrays import ArraySource
+
         mixture = self.mixture()
         train = split == "train"
         points, labels = mixture.sample(

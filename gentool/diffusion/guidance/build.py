@@ -10,7 +10,7 @@ from gentool.diffusion.guidance.catalog import (
     PagOptions,
     Spec,
 )
-from gentool.diffusion.guidance.classifier import Classifier, LogProb
+from gentool.diffusion.guidance.classifier import Classifier, Gain, LogProb
 from gentool.diffusion.guidance.classifier_free import Adaptive, ClassifierFree, Projected
 from gentool.diffusion.guidance.compose import Rule, compose
 from gentool.diffusion.guidance.perturbed import Perturbed
@@ -25,6 +25,7 @@ def build(
     label_dropout: float,
     has_attention: bool,
     log_prob: LogProb | None = None,
+    mean_gain: Gain | None = None,
 ) -> Guidance | None:
     """The rules of `spec` as one guidance; None when there are none.
 
@@ -35,6 +36,7 @@ def build(
         has_attention: the network has self-attention; the caller then gives the predictor the variant
             `"perturbed"`.
         log_prob: a classifier of noisy states, for the rule `classifier`.
+        mean_gain: what shifts the means of the solver's steps, for its form `mean`; None: they have none.
 
     Raises:
         UserError: the model lacks what a rule needs.
@@ -57,7 +59,15 @@ def build(
                         "classifier: no classifier given; name a run trained on noisy images with "
                         "gentool sample --classifier RUN"
                     )
-                rules.append(Classifier(options.scale, log_prob))
+                if options.form == "score":
+                    rules.append(Classifier(options.scale, log_prob))
+                elif mean_gain is None:
+                    raise UserError(
+                        "classifier: form mean shifts the means of ancestral steps; take the solver ddpm, or ddim "
+                        "with eta above 0, without time_shift, or form score"
+                    )
+                else:
+                    rules.append(Classifier(options.scale, log_prob, mean_gain))
     return compose(rules, null_label)
 
 

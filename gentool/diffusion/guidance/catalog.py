@@ -81,6 +81,9 @@ class AdaptiveOptions(ClassifierFreeOptions):
 class ClassifierOptions(Options):
     scale: float = 1.0
     """Weight of the classifier's gradient: 0 ignores it, 1 is Bayes' rule, above 1 sharper."""
+    form: Literal["score", "mean"] = "score"
+    """score: the prediction moves, with any solver; mean: the mean of each ancestral step moves (ddpm, or ddim with
+    eta)."""
 
 
 class PagOptions(Options):

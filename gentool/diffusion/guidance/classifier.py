@@ -2,7 +2,9 @@
 
 Source: Dhariwal & Nichol 2021 (arXiv:2105.05233) alg. 2, eps - w std grad_{x_t} log p(y | x_t). Here for x0
 and the canonical state x = x_t / alpha, whose score is (D - x) / sigma^2: D moves by w sigma^2
-grad_x log p(y | x). The chain rule's grad_x = alpha grad_{x_t} is autograd's, for a classifier
+grad_x log p(y | x). The other form of the paper (alg. 1) shifts the mean of an ancestral step by its variance times the
+gradient: it depends on the step, which gives the factor in the place of sigma^2 (`solvers.stochastic.mean_gains`). The
+chain rule's grad_x = alpha grad_{x_t} is autograd's, for a classifier
 that is fed x_t = alpha x.
 """
 
@@ -22,15 +24,32 @@ LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B, ...) canonical state, sigma (B,), label (B,)) -> (B,) log p(label | x), each from its own sample."""
 
 
+Gain = Callable[[Tensor], Tensor]
+"""sigma (B,) -> (B,): how far the prediction moves along the gradient, at scale 1."""
+
+
+@dataclass(frozen=True)
+class StepGain:
+    """The gain of the step that starts at the nearest of `levels` (N,)."""
+
+    levels: Tensor
+    gains: Tensor
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        levels, gains = self.levels.to(sigma), self.gains.to(sigma)
+        return gains[(levels.log() - sigma.log().unsqueeze(-1)).abs().argmin(-1)]
+
+
 @dataclass(frozen=True)
 class Classifier:
-    """D + w sigma^2 grad_x log p(label | x), the gradient in float32 or better.
+    """D + w sigma^2 grad_x log p(label | x), the gradient in float32 or better; `gain` replaces sigma^2.
 
     The classifier's passes are not in `nfe`, which counts the diffusion network.
     """
 
     scale: float
     log_prob: LogProb
+    gain: Gain = torch.square
 
     def wants(self, sigma: Tensor, memory: Any) -> Wanted:
         return Wanted()
@@ -41,7 +60,7 @@ class Classifier:
         if at.label is None:
             raise UserError("classifier guidance needs a label for every sample; add --label")
         gradient = self._gradient(at.x, at.sigma, at.label)
-        step = self.scale * per_sample(at.sigma.square(), gradient) * gradient
+        step = self.scale * per_sample(self.gain(at.sigma), gradient) * gradient
         return step.to(at.labelled.dtype), None
 
     def _gradient(self, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ canonical state.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from gentool.diffusion.grids import Grid
 from gentool.diffusion.process import Process
@@ -50,8 +52,35 @@ def one_call_plan(prediction: Prediction, grid: Grid, row: Callable[[int], Row])
     return linear_plan(prediction, steps)
 
 
+class Ancestral(Solver):
+    """One row on x0 a step: a mean and, where there is noise, a variance (classifier guidance may shift that mean)."""
+
+    @abstractmethod
+    def rows(self, grid: Grid, process: Process) -> Callable[[int], Row]:
+        """The row of each step but one to sigma = 0."""
+
+    def prepare(self, grid: Grid, process: Process) -> Plan:
+        return one_call_plan("x0", grid, self.rows(grid, process))
+
+
+def mean_gains(solver: Ancestral, grid: Grid, process: Process) -> Tensor:
+    """(N,) float64: what grad_x log p is multiplied by and added to x0 where step i starts, so that the step's mean
+    moves by its variance times grad_{x_t} log p (classifier guidance's ancestral form, 2105.05233 alg. 1).
+
+    With x_t = alpha x and the row x' = a x + c x0 + up z, the variance of x'_t is (alpha' up)^2 and the gradient
+    grad_x / alpha, so that x' moves by (alpha'/alpha) up^2 grad_x, and x0 by that over c. A step to 0 has no variance.
+    """
+    sigma, alpha = grid.sigma.tolist(), process.alpha(grid.t).tolist()
+    row = solver.rows(grid, process)
+    gains = []
+    for i, t in enumerate(sigma[1:]):
+        step = row(i)
+        gains.append(alpha[i + 1] / alpha[i] * step.noise**2 / step.c[0] if t > 0 else 0.0)
+    return torch.tensor(gains, dtype=torch.float64)
+
+
 @dataclass(frozen=True, config=STRICT)
-class Ddim(Solver):
+class Ddim(Ancestral):
     """DDIM. eta: 0 deterministic, 1 ancestral sampling (k-diffusion's "Euler ancestral")."""
 
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -60,13 +89,13 @@ class Ddim(Solver):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def prepare(self, grid: Grid, process: Process) -> Plan:
+    def rows(self, grid: Grid, process: Process) -> Callable[[int], Row]:
         sigma = grid.sigma.tolist()
-        return one_call_plan("x0", grid, lambda i: ancestral_row(sigma[i], sigma[i + 1], self.eta))
+        return lambda i: ancestral_row(sigma[i], sigma[i + 1], self.eta)
 
 
 @dataclass(frozen=True, config=STRICT)
-class Ddpm(Solver):
+class Ddpm(Ancestral):
     """Ancestral sampling. variance: `small`, the posterior's for a point of data, or `large`, the forward
     kernel's."""
 
@@ -76,7 +105,7 @@ class Ddpm(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def prepare(self, grid: Grid, process: Process) -> Plan:
+    def rows(self, grid: Grid, process: Process) -> Callable[[int], Row]:
         sigma, alpha = grid.sigma.tolist(), process.alpha(grid.t).tolist()
 
         def row(i: int) -> Row:
@@ -89,7 +118,7 @@ class Ddpm(Solver):
             )
             return Row(a, (1 - a,), noise)
 
-        return one_call_plan("x0", grid, row)
+        return row
 
 
 @dataclass(frozen=True, config=STRICT)

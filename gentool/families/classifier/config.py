@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from gentool.diffusion.config import DdpmProcess, EdmProcess, ProcessConfig
 from gentool.diffusion.loss_config import DiscreteTimes, LogUniformTimes, TimesConfig
 from gentool.families.base import Family
-from gentool.networks.config import ResNet
+from gentool.networks.config import ClassifierConfig, ResNet
 from gentool.recipes.schema import Recipe, Strict
 
 
@@ -27,8 +27,8 @@ class Noise(Strict):
 
 
 class ClassifierModel(Strict):
-    network: ResNet = ResNet()
-    """The network."""
+    network: ClassifierConfig = ResNet()
+    """The network; resnet when it has no `name`."""
     noise: Noise | None = None
     """Train on noisy pictures and tell the network how noisy they are, for classifier guidance; null: clean ones."""
     flip: bool = False
@@ -38,7 +38,12 @@ class ClassifierModel(Strict):
 
     @model_validator(mode="after")
     def _noise_is_told(self) -> Self:
-        if self.network.noise_conditioned and self.noise is None:
+        if not isinstance(self.network, ResNet):
+            if self.noise is not None:
+                raise ValueError(
+                    f"network {self.network.name} reads clean pictures only: take resnet, or leave out model.noise"
+                )
+        elif self.network.noise_conditioned and self.noise is None:
             raise ValueError(
                 "network.noise_conditioned needs to know the noise: add model.noise, which sets it"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -17,7 +18,9 @@ from gentool.diffusion.config import EdmPrecond
 from gentool.diffusion.convert import per_sample
 from gentool.errors import UserError
 from gentool.families.classifier.config import ClassifierRecipe
+from gentool.metrics.classifier import Judge
 from gentool.networks.classifier import Classifier
+from gentool.networks.config import ResNet
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training.fitting import model_batches
@@ -51,10 +54,18 @@ class ImageClassifier(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) in units of [-1, 1] pixels, sigma (B,) exactly when it is a classifier of noisy states ->
         logits (B, classes)."""
+        return self.network(*self.scaled(x, sigma))
+
+    def features(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """The network's penultimate features (B, d), of the same arguments."""
+        return self.network.features(*self.scaled(x, sigma))
+
+    def scaled(self, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What the network is fed."""
         if self.precond is None or sigma is None:
-            return self.network(x, sigma)
+            return x, sigma
         scalings = self.precond(sigma)
-        return self.network(per_sample(scalings.c_in, x) * x, scalings.c_noise)
+        return per_sample(scalings.c_in, x) * x, scalings.c_noise
 
     def log_prob(self, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
         """log p(label | x, sigma), (B,)."""
@@ -82,12 +93,25 @@ class ClassifierModule(GenModule):
             self.times = times.build(config.noise.times, self.process)
             self.stratified = config.noise.times.stratified
             precond = preconds.build(EdmPrecond(), self.process)
-        network = config.network.model_copy(update={"noise_conditioned": precond is not None})
-        self.model = ImageClassifier(networks.build_classifier(network, spec.shape[0], spec.classes), precond)
+        network = config.network
+        if isinstance(network, ResNet):
+            network = network.model_copy(update={"noise_conditioned": precond is not None})
+        self.model = ImageClassifier(networks.build_classifier(network, spec.shape, spec.classes), precond)
 
     def fit_to_data(self, dataset: DataSet) -> None:
         if self.model.precond is not None:
             self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
+
+    def fit_privately(self) -> None:
+        """sigma_data of uniform pixels, the square root of 1/3, which only scales the network's input."""
+        if self.model.precond is None:
+            return
+        if self.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.noise.times.stratified",
+            )
+        self.model.precond.set_sigma_data(math.sqrt(1 / 3))
 
     def assume_data(self) -> None:
         if self.model.precond is not None:
@@ -153,10 +177,17 @@ class ClassifierModule(GenModule):
         return figures
 
     def _at_level(self, x0: Tensor, level: float, noise: Noise) -> Tensor:
-        if self.model.precond is None:
-            return self.model(x0)
         x = x0 + level * noise.normal("classifier") if level else x0
-        return self.model(x, x0.new_full((len(x0),), level or self.process.train_sigma_min))
+        return self.model(x, self._sigma(x, level))
+
+    def _sigma(self, x: Tensor, level: float = 0.0) -> Tensor | None:
+        """(B,) noise levels as the model is told them: its lowest for clean pictures; None if it takes none."""
+        if self.model.precond is None:
+            return None
+        return x.new_full((len(x),), level or self.process.train_sigma_min)
+
+    def judge(self) -> Judge:
+        return Judge(lambda x: self.model.features(x, self._sigma(x)), self.model.network.output, self.device)
 
     def guide(self) -> Guide:
         if self.model.precond is None:

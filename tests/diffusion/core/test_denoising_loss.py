@@ -46,8 +46,7 @@ class Small(nn.Module):
 
 
 def build(config: c.DiffusionConfig, zero: bool = False) -> tuple[denoisers.Denoiser, DiffusionLoss]:
-    factor = 2 if isinstance(config.precond, c.IddpmPrecond) else 1
-    denoiser = denoisers.build(config, Small(4, factor, zero))
+    denoiser = denoisers.build(config, lambda factor: Small(4, factor, zero))
     return denoiser, losses.build(config, denoiser)
 
 
@@ -91,7 +90,7 @@ def test_network_weight_makes_the_loss_the_squared_error_of_the_networks_target(
 
 
 def test_weights_in_x0_space() -> None:
-    precond = denoisers.build(PAIRS[0], Small()).precond
+    precond = denoisers.build(PAIRS[0], lambda factor: Small()).precond
     s = torch.tensor([0.01, 0.3, 1.0, 40.0], dtype=torch.float64)
     sd = 0.5
     soft_f_space = (s * sd) ** 2 / (s**2 + sd**2) ** 2  # k-diffusion's, times 1/c_out^2

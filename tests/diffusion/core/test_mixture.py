@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gentool.diffusion.likelihood import edm_levels
+from gentool.diffusion.grids import karras_sigma
 from gentool.diffusion.mixture import GaussianMixture
 from gentool.diffusion.processes import Vp
 
@@ -82,11 +82,15 @@ def test_a_point_mass_denoises_to_itself_and_shapes_are_kept() -> None:
     torch.testing.assert_close(found, data.expand(4, -1, -1, -1))
 
 
+def edm_levels(count: int) -> list[float]:
+    return karras_sigma(torch.linspace(0, 1, count, dtype=torch.float64), 80.0, 0.002).tolist()
+
+
 def _heun(count: int, corrected: bool = True) -> float:
     """Output std of EDM's deterministic sampler on N(0, 0.25) from exactly 80 z: it is linear, one start
     suffices."""
     gaussian = GaussianMixture([[0.0]], [0.5])
-    levels = [*reversed(edm_levels(count, 0.002, 80.0)), 0.0]
+    levels = [*edm_levels(count), 0.0]
     x = f64(80.0).view(1, 1)
 
     def slope(x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -114,7 +118,5 @@ def test_euler_on_the_edm_grid_golden() -> None:
 def test_edm_grid_golden() -> None:
     golden = [80, 57.586, 40.786, 28.375, 19.352, 12.910, 8.4009, 5.3152, 3.2568, 1.9233, 1.0882, 0.58535]
     golden += [0.29644, 0.13952, 0.059947, 0.022935, 0.0075280, 0.002]
-    assert list(reversed(edm_levels(18, 0.002, 80.0))) == pytest.approx(golden, rel=5e-5)
-    assert list(reversed(edm_levels(5, 0.002, 80.0))) == pytest.approx(
-        [80, 17.5278, 2.51522, 0.169753, 0.002], rel=1e-5
-    )
+    assert edm_levels(18) == pytest.approx(golden, rel=5e-5)
+    assert edm_levels(5) == pytest.approx([80, 17.5278, 2.51522, 0.169753, 0.002], rel=1e-5)

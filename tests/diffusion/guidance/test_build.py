@@ -66,3 +66,10 @@ def test_perturbed_attention_needs_attention() -> None:
 def test_classifier_guidance_needs_a_classifier() -> None:
     with pytest.raises(UserError, match="classifier: no classifier given"):
         built({"classifier": {}})
+
+
+def test_the_mean_form_needs_steps_with_noise() -> None:
+    with pytest.raises(UserError, match=r"form mean .* take the solver ddpm, or ddim with eta above 0"):
+        built({"classifier": {"form": "mean"}}, log_prob=log_prob)
+    made = built({"classifier": {"form": "mean"}}, log_prob=log_prob, mean_gain=torch.square)
+    assert made == Composed((Classifier(1.0, log_prob, torch.square),), 10)

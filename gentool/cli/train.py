@@ -9,6 +9,7 @@ import typer
 
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
+from gentool.privacy.account import rounded_up
 
 if TYPE_CHECKING:
     from gentool.tasks.dryrun import DryRun
@@ -91,8 +92,11 @@ def train(
     if not done.main:  # a further process of a distributed run
         return
     result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 3), "loss": done.loss}
+    if done.epsilon is not None:
+        result["epsilon"] = done.epsilon
     loss = "" if done.loss is None else f", loss {done.loss:.6g}"
-    note(f"{done.steps} steps in {done.seconds:.1f} s{loss}", quiet)
+    spent = "" if done.epsilon is None else f", epsilon {rounded_up(done.epsilon, 4)}"
+    note(f"{done.steps} steps in {done.seconds:.1f} s{loss}{spent}", quiet)
     emit(result, str(done.run), json)
 
 

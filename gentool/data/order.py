@@ -92,7 +92,9 @@ def _whole(batch: Any) -> Any:
     return batch
 
 
-def loader(dataset: DataSet, batches: StepBatches, workers: int = 0, pin: bool = False) -> DataLoader[Batch]:
+def loader(
+    dataset: DataSet, batches: Sampler[Tensor], workers: int = 0, pin: bool = False
+) -> DataLoader[Batch]:
     """A DataLoader that yields a `Batch` a step.
 
     A set that fits in memory is decoded here, once, and read without worker processes: a copy of the set

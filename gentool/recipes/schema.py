@@ -172,8 +172,9 @@ class Privacy(Strict):
     """Chance of a record to join a step, a number or a fraction (1/15); absent: data.batch_size / records."""
     accountant: Literal["rdp", "pld"] = "rdp"
     """What turns steps into epsilon; pld is tighter, and needs the extra pld."""
-    engine: Literal["vmap", "microbatch", "opacus"] = "vmap"
-    """How gradients of single records are computed; microbatch is the slow reference, opacus a cross-check."""
+    engine: Literal["layers", "vmap", "microbatch", "opacus"] = "layers"
+    """How gradients of single records are computed: layers is the fastest, vmap takes any network, microbatch is the
+    slow reference, opacus a cross-check."""
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
     """Memory for the gradients and activations of the records that are worked on at once."""
     physical_batch: Positive | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -31,10 +31,18 @@ def grid(images: np.ndarray, labels: np.ndarray | None = None) -> Image.Image:
     Small pictures are enlarged by a whole factor, nearest neighbour. Where each row of the grid holds one
     label, that label stands before the row.
     """
+    columns = math.ceil(math.sqrt(len(images)))
+    return _sheet(images, columns, _row_labels(labels, math.ceil(len(images) / columns), columns))
+
+
+def rows(sets: Mapping[str, np.ndarray]) -> Image.Image:
+    """A row a set of (N, H, W, C) uint8, its name before it: before and after, picture above picture."""
+    return _sheet(np.concatenate(list(sets.values())), len(next(iter(sets.values()))), list(sets))
+
+
+def _sheet(images: np.ndarray, columns: int, names: Sequence[str]) -> Image.Image:
     count, height, width, _ = images.shape
-    columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    names = _row_labels(labels, rows, columns)
     factor = max(1, math.ceil(READABLE / max(height, width)))
     high, wide = height * factor + GAP, width * factor + GAP
     margin = 10 + 8 * max(map(len, names)) if names else 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,14 @@ from torch import nn
 from gentool import families, networks
 from gentool.data import Batch, DataSpec, open_set
 from gentool.privacy.plan import Plan, plan
+from gentool.privacy.randomness import Secrets
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
 from gentool.tasks.train import build_module, quiet_lightning
 from gentool.training.module import GenModule
+from gentool.training.private.setup import build_engine, check, physical_batch
+from gentool.training.private.step import PrivateStep
+from gentool.training.probe import random_batch
 
 BUDGET = 20.0
 """Seconds that the timed steps may take; the batch is cut until one step fits."""
@@ -63,19 +68,29 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device).train()
     module.prepare_training()
-    module.assume_data()
     parameters = networks.summary(_parts(module))
-    size, rate, kept = measure(module, spec, device)
-    batch = resolved.recipe.data.batch_size
+    found = privacy_plan(resolved.recipe)
+    batch = float(resolved.recipe.data.batch_size)
+    if found is None:
+        module.assume_data()
+        size, rate, kept = measure(module, partial(one_step, module), spec, device)
+        activations = kept * batch / size
+    else:
+        check(module)
+        module.fit_privately()
+        step, each = private_step(module, found)
+        size, rate, _ = measure(module, partial(one_private_step, module, step), spec, device)
+        batch = found.expected_batch
+        activations = each * min(batch, step.physical_batch)
     return DryRun(
         resolved,
         resolved.recipe.family,
         parameters,
         rate * size / batch,
-        fixed_bytes(module) + kept * batch // size,
+        fixed_bytes(module) + int(activations),
         size,
         str(device),
-        privacy_plan(resolved.recipe),
+        found,
     )
 
 
@@ -101,26 +116,26 @@ def data_spec(recipe: Recipe) -> DataSpec:
     return expected
 
 
-def random_batch(spec: DataSpec, size: int, device: torch.device) -> Batch:
-    """Data of the right shape and type, and nothing else."""
-    generator = torch.Generator().manual_seed(0)
-    if spec.kind == "image":
-        x = torch.randint(0, 256, (size, *spec.shape), generator=generator, dtype=torch.uint8)
-    else:
-        x = torch.randn(size, *spec.shape, generator=generator)
-    labels = torch.randint(0, max(1, spec.classes), (size,), generator=generator)
-    return Batch(x.to(device), labels.to(device), torch.arange(size, device=device))
+def private_step(module: GenModule, found: Plan) -> tuple[PrivateStep, float]:
+    """The step of a private run that accounts for nothing, as nothing is released, and a record's bytes."""
+    privacy = module.recipe.privacy
+    assert privacy is not None
+    engine = build_engine(module, privacy, lambda line: None)
+    at_once, each = physical_batch(module, engine, privacy)
+    return PrivateStep(engine, at_once, found, Secrets(), privacy.secure_noise), each
 
 
-def measure(module: GenModule, spec: DataSpec, device: torch.device) -> tuple[int, float, int]:
+def measure(
+    module: GenModule, step: Callable[[Batch], tuple[float, int]], spec: DataSpec, device: torch.device
+) -> tuple[int, float, int]:
     """(batch timed, steps per second at it, activation bytes it keeps)."""
     started = time.perf_counter()
     size = 1
-    rate, kept = one_step(module, random_batch(spec, size, device))
+    rate, kept = step(random_batch(spec, size, device))
     while size < module.recipe.data.batch_size and time.perf_counter() - started + 4 / rate < BUDGET:
         size = min(2 * size, module.recipe.data.batch_size)
-        rate, kept = one_step(module, random_batch(spec, size, device))
-    again, _ = one_step(module, random_batch(spec, size, device))
+        rate, kept = step(random_batch(spec, size, device))
+    again, _ = step(random_batch(spec, size, device))
     return size, max(rate, again), kept
 
 
@@ -141,6 +156,15 @@ def one_step(module: GenModule, batch: Batch) -> tuple[float, int]:
     assert torch.isfinite(loss), "the untrained model's loss is not finite"
     rate = 1 / max(1e-9, time.perf_counter() - started)
     return rate, sum(size for pointer, size in kept.items() if pointer not in weights)
+
+
+def one_private_step(module: GenModule, step: PrivateStep, batch: Batch) -> tuple[float, int]:
+    """One private gradient of a batch, noise and all: (steps per second, 0: `private_step` measures the bytes)."""
+    examples, started = module.try_examples(batch), time.perf_counter()
+    step.take(examples, 0)
+    if module.device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1 / max(1e-9, time.perf_counter() - started), 0
 
 
 def fixed_bytes(module: GenModule) -> int:

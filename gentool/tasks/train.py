@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import Sampler
 
 from gentool import families
 from gentool.data import DataSpec, StepBatches, loader, open_set
@@ -28,6 +30,7 @@ from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
 from gentool.tasks.card import account_of_run, model_card
+from gentool.tasks.private import PrivateTraining, prepare
 from gentool.tasks.resume import check_same_run, find_run
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
@@ -43,12 +46,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """`main` is False in the further processes of a distributed run, which have nothing to report."""
+    """What came of it.
+
+    Attributes:
+        epsilon: what a private run has spent, over all its lives; None where it protects nobody.
+        main: False in the further processes of a distributed run, which have nothing to report.
+    """
 
     run: Path
     steps: int
     seconds: float
     loss: float | None
+    epsilon: float | None = None
     main: bool = True
 
 
@@ -115,8 +124,12 @@ def _train(
     before = run.read_provenance()
     if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
+    private = prepare(
+        run, resolved, module, state, allow_change=allow_change, main=is_main_process(), say=say
+    )
     if state is None:
-        module.fit_to_data(dataset)
+        if private is None:
+            module.fit_to_data(dataset)
         module.prepare_training()
     else:
         snapshot.restore_weights(module, state)
@@ -140,29 +153,38 @@ def _train(
 
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
+        if private is not None:
+            taken["ledger"] = private.head
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
             save_model(run, trained, resolved)
         trainer.strategy.barrier()
 
+    stop = config.max_steps if private is None else private.stop
     step_end = StepEnd(
         log=log,
         save=save,
         stop=flag,
         on_step=on_step,
         restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
+        last_step=stop,
     )
     if state is not None:
         step_end.load_state(state["log"])
     if module.step < config.max_steps:
-        fit(module, recipe, dataset, step_end, say)
+        fit(module, recipe, dataset, step_end, say, private)
+        if private is not None:
+            private.ended(module.step, config.max_steps, say)
     seconds = time.perf_counter() - started
     if rank_zero:
         finish(run, resolved, module, log, seconds)
-    if flag.signum is not None and module.step < config.max_steps:
+    if flag.signum is not None and module.step < stop:
         raise stopped(flag.signum, module.step, run)
     rows = [] if log is None else log.rows
-    return Trained(run.path, module.step, seconds, rows[-1]["loss"] if rows else None, main=rank_zero)
+    epsilon = None if private is None else private.epsilon
+    return Trained(
+        run.path, module.step, seconds, rows[-1]["loss"] if rows else None, epsilon, main=rank_zero
+    )
 
 
 def is_main_process() -> bool:
@@ -177,7 +199,14 @@ def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
     return families.module_class(recipe.family)(recipe, spec)
 
 
-def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say: Say) -> None:
+def fit(
+    module: GenModule,
+    recipe: Recipe,
+    dataset: Any,
+    step_end: StepEnd,
+    say: Say,
+    private: PrivateTraining | None = None,
+) -> None:
     """Lightning's loop over the steps that are left."""
     config = recipe.trainer
     try:
@@ -201,21 +230,29 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say:
     except (MisconfigurationException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"trainer.accelerator, devices or strategy: not on this machine: {reason}") from None
-    if recipe.data.batch_size % trainer.world_size:
+    if private is None and recipe.data.batch_size % trainer.world_size:
         raise UserError(
             f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
         )
+    rank, world = trainer.global_rank, trainer.world_size
+    batches: Sampler[Tensor]
+    if private is not None:
+        step = private.set_up(module, trainer.strategy.root_device, rank, world, say)
+        batches = step.batches(len(dataset), module.step, private.stop)
+        compiled: Sequence[Any] = (step.engine,)
+    else:
+        compiled = module.compiled_parts()
+        batches = StepBatches(
+            len(dataset),
+            recipe.data.batch_size,
+            seed=recipe.seed,
+            rank=rank,
+            world=world,
+            start=module.step * config.accumulate,
+            stop=config.max_steps * config.accumulate,
+        )
     if config.compile:
-        compile_network(module, trainer.strategy.root_device, say)
-    batches = StepBatches(
-        len(dataset),
-        recipe.data.batch_size,
-        seed=recipe.seed,
-        rank=trainer.global_rank,
-        world=trainer.world_size,
-        start=module.step * config.accumulate,
-        stop=config.max_steps * config.accumulate,
-    )
+        compile_in_place(compiled, trainer.strategy.root_device, say)
     try:
         trainer.fit(
             module, loader(dataset, batches, workers=recipe.data.workers, pin=torch.cuda.is_available())
@@ -227,8 +264,8 @@ def fit(module: GenModule, recipe: Recipe, dataset: Any, step_end: StepEnd, say:
         ) from None
 
 
-def compile_network(module: GenModule, device: torch.device, say: Say) -> None:
-    """torch.compile in place, so that names in the state dict stay as they are.
+def compile_in_place(parts: Sequence[Any], device: torch.device, say: Say) -> None:
+    """torch.compile of networks (or of a private engine) in place, so that names in the state dict stay as they are.
 
     Compilation happens at the first call, so what it needs (a compiler for the device) is tried on a sum first.
     """
@@ -238,8 +275,8 @@ def compile_network(module: GenModule, device: torch.device, say: Say) -> None:
         reason = str(error).splitlines()[0]
         say(f"warning: torch.compile does not work here, training goes on without it: {reason}")
         return
-    for child in module.compiled_parts():
-        child.compile()
+    for part in parts:
+        part.compile()
 
 
 def make_loggers(names: Sequence[str], folder: Path) -> Any:

@@ -37,7 +37,10 @@ class StepEnd(Callback):
         stop: StopFlag,
         on_step: OnStep | None,
         restore: Callable[[Trainer], None] | None,
+        last_step: int,
     ) -> None:
+        """`last_step`: where this training ends, `trainer.max_steps` or a private run's budget."""
+        self.last_step = last_step
         self.log_rows, self.save, self.stop, self.on_step, self.restore = log, save, stop, on_step, restore
         self._losses: list[Tensor] = []
         self._sum, self._seen = 0.0, 0
@@ -65,9 +68,9 @@ class StepEnd(Callback):
         self._losses.append(loss.detach())
         if (batch_idx + 1) % config.accumulate:
             return
-        module.end_step(len(batch[0]) * trainer.world_size * config.accumulate)
+        module.end_step(module.images_per_step)
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
-        step, last = module.step, module.step >= config.max_steps
+        step, last = module.step, module.step >= self.last_step
         stopping = self.stop.agreed(trainer)
         log_now = step % config.log_every == 0 or last
         save_now = step % config.checkpoint_every == 0 or last or stopping
@@ -124,12 +127,11 @@ class StepEnd(Callback):
     def _write_row(self, trainer: Trainer, module: GenModule) -> None:
         now = time.perf_counter()
         steps = max(1, module.step - self._clock_step)
-        size = module.recipe.data.batch_size
         self._metrics = {
             "step": module.step,
             "loss": self._sum / max(1, self._seen),
             "lr": self._lr,
-            "images_per_second": steps * size / max(1e-9, now - self._clock),
+            "images_per_second": steps * module.images_per_step / max(1e-9, now - self._clock),
             **{k: float(v) for k, v in trainer.callback_metrics.items() if k != "loss"},
         }
         self._sum, self._seen, self._clock, self._clock_step = 0.0, 0, now, module.step

@@ -29,6 +29,7 @@ class DenoisingModule(GenModule):
     A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs.
     """
 
+    averages_draws = True
     recipe: DenoisingRecipe
     model: Denoiser
 
@@ -56,6 +57,18 @@ class DenoisingModule(GenModule):
         if self.model.precond.unmeasured:
             self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
 
+    def fit_privately(self) -> None:
+        if self.model.precond.unmeasured:
+            raise UserError(
+                "it would be measured on the private data: give the constant, 0.57735 (of uniform pixels) for instance",
+                "model.precond.sigma_data",
+            )
+        if self.loss.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.loss.times.stratified",
+            )
+
     def assume_data(self) -> None:
         if self.model.precond.unmeasured:
             self.model.precond.set_sigma_data(0.5)
@@ -75,7 +88,7 @@ class DenoisingModule(GenModule):
                 < 0.5
             )
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
-        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng)
+        draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
 

@@ -148,7 +148,8 @@ def draw(
         threshold=settings.threshold,
     )
     noise = request.noise(traits.shape, dtype)
-    prior = noise.normal("prior") * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
+    normal = noise.normal("prior") if request.start is None else request.start.to(request.device, dtype)
+    prior = normal * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
     if prior_factors is not None:
         prior = prior * prior_factors.to(prior).view(-1, *[1] * len(traits.shape))
     result = integrate(
@@ -162,6 +163,7 @@ def draw(
         denoise=settings.denoise,
         time_shift=None if settings.time_shift is None else TimeShift(**dict(settings.time_shift)),
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
+        replay=request.replay,
     )
     return Drawn(result.x.to(torch.float32), result.nfe, result.manifest)
 

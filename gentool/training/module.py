@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from gentool.errors import UserError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
     from gentool.diffusion.denoiser import Denoiser
     from gentool.metrics.classifier import Judge
+    from gentool.training.private.step import PrivateStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -41,6 +43,10 @@ class GenModule(LightningModule):
 
     Attributes:
         draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
+        averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
+            `losses` averages (noise multiplicity).
+        draws: how many; above 1 in private training alone.
+        private: the step of private training, while it is trained so.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
@@ -51,6 +57,7 @@ class GenModule(LightningModule):
     """
 
     draws_samples: ClassVar[bool] = True
+    averages_draws: ClassVar[bool] = False
     model: nn.Module
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
@@ -62,6 +69,9 @@ class GenModule(LightningModule):
         self.rng = torch.Generator()
         self.host_rng = torch.Generator()
         self.ema: Ema | None = None
+        self.draws = 1 if recipe.privacy is None else recipe.privacy.noise_multiplicity
+        self.private: PrivateStep | None = None
+        self.automatic_optimization = recipe.privacy is None
         self.say: Callable[[str], None] = lambda line: None
         self._first_micro = 0
         self._parts = 1
@@ -71,6 +81,18 @@ class GenModule(LightningModule):
 
     def fit_to_data(self, dataset: Any) -> None:
         """Measures what the model takes from the training data (sigma_data ...); called once, before step 0."""
+
+    def fit_privately(self) -> None:
+        """Stands in for `fit_to_data` in private training, where nothing may be measured: constants alone.
+
+        Raises:
+            UserError: the model is measured on data, or its examples' draws depend on each other; says what to set.
+        """
+        if type(self).fit_to_data is not GenModule.fit_to_data:
+            raise UserError(
+                f"the family {self.recipe.family} measures its data before training, which is not accounted for",
+                "privacy",
+            )
 
     def assume_data(self) -> None:
         """Stands in for `fit_to_data` where there are no data to measure (a dry run)."""
@@ -148,22 +170,33 @@ class GenModule(LightningModule):
 
     @property
     def world(self) -> int:
-        """Processes that train together."""
-        return 1 if self._trainer is None else self.trainer.world_size
+        """Processes that share a batch and its draws; in private training each has a batch of its own."""
+        return 1 if self._trainer is None or self.private is not None else self.trainer.world_size
+
+    @property
+    def images_per_step(self) -> int:
+        """Examples of one optimiser step over all processes; on average, in private training."""
+        if self.private is not None:
+            return max(1, round(self.private.plan.expected_batch))
+        return self.recipe.data.batch_size * self.recipe.trainer.accumulate
 
     def own_rows(self, rows: Tensor) -> Tensor:
         """This rank's share of rows drawn for the global batch, which is split by interleaving (data/order.py)."""
-        return rows[self.global_rank :: self.world]
+        return rows if self.world == 1 else rows[self.global_rank :: self.world]
 
     def global_draw(self, count: int, draw: Callable[[int], Tensor]) -> Tensor:
         """`draw(n)` for the global batch of n = count x world, cut to this rank: ranks together see what one
         process would have seen."""
         return self.own_rows(draw(count * self.world))
 
+    def try_examples(self, batch: Batch) -> Examples:
+        """The examples of a batch without a Trainer."""
+        self._seed(0)
+        return self.examples(batch)
+
     def try_step(self, batch: Batch) -> Tensor:
         """One forward and backward pass without a Trainer: for dry runs and the conformance tests."""
-        self._seed(0)
-        loss = self.per_example_loss(batch).mean()
+        loss = self.losses(self.try_examples(batch)).mean()
         loss.backward()
         return loss.detach()
 
@@ -175,6 +208,8 @@ class GenModule(LightningModule):
             self.ema = Ema(self.model, self.recipe.ema)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.private is not None:
+            return self._private_step(self.private, batch)
         self._examples = self.examples(batch)
         return self._fitting_loss()
 
@@ -222,6 +257,17 @@ class GenModule(LightningModule):
             "on, with the same gradient"
         )
 
+    def _private_step(self, private: PrivateStep, batch: Batch) -> Tensor:
+        """An optimiser step on a noisy gradient; the batch may be empty. What is logged stays in the run folder."""
+        taken = private.take(self.examples(batch) if len(batch.x) else {}, self.step)
+        for parameter, gradient in private.engine.spread(taken.gradient):
+            parameter.grad = gradient
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        optimizer.step()
+        optimizer.zero_grad()
+        self.log_dict({"clipped": taken.clipped, "skipped": private.skipped}, batch_size=1)
+        return taken.loss
+
     def on_train_start(self) -> None:
         self._first_micro = self.step * self.recipe.trainer.accumulate
         if self.ema is not None:
@@ -234,12 +280,19 @@ class GenModule(LightningModule):
                 group["lr"] = schedule(self.step)
 
     def _seed(self, micro: int) -> None:
-        """Keys all randomness of training batch `micro`; dropout takes torch's global generators."""
+        """Keys all randomness of training batch `micro`; dropout takes torch's global generators.
+
+        Private training keys it by a secret, each process its own: were the draws known, they would shift from
+        record to record as one joins the batch, and one record could move the sum by more than the clipping norm.
+        """
+        seed = self.recipe.seed
+        if self.private is not None:
+            seed = self.private.secrets.key("draws", micro, self.global_rank)
         if self.rng.device != self.device:
             self.rng = torch.Generator(self.device)
-        self.rng.manual_seed(mix(self.recipe.seed, "train", micro))
-        self.host_rng.manual_seed(mix(self.recipe.seed, "host", micro, self.global_rank))
-        layers = mix(self.recipe.seed, "layers", micro, self.global_rank)
+        self.rng.manual_seed(mix(seed, "train", micro))
+        self.host_rng.manual_seed(mix(seed, "host", micro, self.global_rank))
+        layers = mix(seed, "layers", micro, self.global_rank)
         # torch.manual_seed would format a stack trace for every kind of accelerator that is not in use, each step
         torch.default_generator.manual_seed(layers)
         if self.device.type != "cpu":

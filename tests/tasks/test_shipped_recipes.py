@@ -19,10 +19,11 @@ from gentool import families, networks
 from gentool.data import DataSpec, make_config, open_set
 from gentool.recipes import shipped
 from gentool.recipes.resolve import Resolved, resolve, resolve_text
-from gentool.tasks.dryrun import dry_run, random_batch
+from gentool.tasks.dryrun import dry_run
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
+from gentool.training.probe import random_batch
 
 PARAMETERS = {
     # edm's papers: counted from the published layer lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -100,6 +101,17 @@ class ClassifierModule(GenModule):
     def fit_to_data(self, dataset: DataSet) -> None:
         if self.model.precond is not None:
             self.model.precond.set_sigma_data(preconds.measure_sigma_data(model_batches(dataset)))
+
+    def fit_privately(self) -> None:
+        """sigma_data of uniform pixels, the square root of 1/3, which only scales the network's input."""
+        if self.model.precond is None:
+            return
+        if self.stratified:
+            raise UserError(
+                "private training needs each record's draw to be independent of the others: leave it false",
+                "model.noise.times.stratified",
+            )
+        self.model.precond.set_sigma_data(math.sqrt(1 / 3))
 
     def assume_data(self) -> None:
         if self.model.precond is not None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from gentool.data import parse_source, to_model
 from gentool.data.config import SETS, DataConfig, ImageConfig
 from gentool.data.dataset import open_set, open_whole
-from gentool.data.pictures import decode, open_picture, rules_used
 from gentool.data.picture_tree import SUFFIXES
+from gentool.data.pictures import decode, open_picture, rules_used
 from gentool.errors import CorruptError, UserError
 from gentool.runs.samples import read_arrays
 

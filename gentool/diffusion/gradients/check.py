@@ -42,10 +42,18 @@ def self_test(purifier: Purifier, x: Tensor, index: int, seed: int, steps: int =
         return one.vjp(x, [index], seed, 0, torch.tanh)[1]
 
     short = replace(purifier, steps=min(steps, purifier.steps), rounds=1)
-    found = agreement(gradient(short), gradient(replace(short, replay=None)))
-    if not found.error <= LIMIT.get(x.dtype, 1e-2):
+    return require(agreement(gradient(short), gradient(replace(short, replay=None))), x.dtype)
+
+
+def require(found: Agreement, dtype: torch.dtype) -> Agreement:
+    """The agreement, if it is one of replay with plain back-propagation in this dtype.
+
+    Raises:
+        GentoolError: it is not.
+    """
+    if not found.error <= LIMIT.get(dtype, 1e-2):
         raise GentoolError(
-            f"replayed gradients differ from plain back-propagation by {found.error:.2g} (relative) on this model: no "
-            "gradient of it can be trusted"
+            f"replayed gradients differ from plain back-propagation by {found.error:.2g} (relative) on this model: "
+            "no gradient of it can be trusted"
         )
     return found

@@ -127,8 +127,8 @@ def choose(
     """The attack of this name with what differs from its published settings.
 
     Args:
-        defence_steps: network calls of the true defence, where there is one: a surrogate takes fewer, by default
-            a fifth (Lee and Kim's 20 of 100).
+        defence_steps: steps of the true defence; a surrogate takes fewer, by default a fifth (Lee and Kim's 20 of
+            100). None where they are not known yet: the attack is checked, and chosen again later.
 
     Raises:
         UserError: no such attack or route, counts below 1, settings that would do nothing.
@@ -151,7 +151,7 @@ def choose(
         attack = replace(attack, route=_route(route))
     if surrogate_steps is not None and attack.route != "surrogate":
         raise UserError(f"--surrogate-steps: {name} attacks no surrogate; add --gradient surrogate")
-    if attack.route == "surrogate":
+    if attack.route == "surrogate" and defence_steps is not None:
         attack = replace(attack, surrogate_steps=_surrogate(surrogate_steps, defence_steps))
     if attack.route == "transfer":
         if eot not in (None, 1):
@@ -171,9 +171,7 @@ def _route(name: str) -> Route:
     return next(route for route in get_args(Route) if route == name)
 
 
-def _surrogate(asked: int | None, steps: int | None) -> int:
-    if steps is None:
-        raise UserError("a surrogate needs a defence to stand for")
+def _surrogate(asked: int | None, steps: int) -> int:
     chosen = max(1, steps // 5) if asked is None else asked
     if not 1 <= chosen < max(steps, 2):
         raise UserError(
@@ -198,14 +196,25 @@ def parse_eps(text: str, norm: str) -> float:
     return eps
 
 
+def check_norm(name: str) -> Norm:
+    """The norm of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for norm in get_args(Norm):
+        if norm == name:
+            return norm
+    raise UserError(f"unknown norm {name!r}{did_you_mean(name, get_args(Norm))} (there are: linf, l2)")
+
+
 def check_eps(norm: str, eps: float) -> None:
     """Refuses a radius that is none, or is told in units of bytes.
 
     Raises:
         UserError: with the radius that was probably meant.
     """
-    if norm not in get_args(Norm):
-        raise UserError(f"unknown norm {norm!r}{did_you_mean(norm, get_args(Norm))} (there are: linf, l2)")
+    check_norm(norm)
     if not 0 < eps < float("inf"):
         raise UserError(f"eps must be a positive number, not {eps:g}")
     if eps > LARGEST_EPS[norm]:

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gentool.attacks.campaign import Campaign, check_clean, victims
-from gentool.attacks.defence import Logits, Purified
 from gentool.attacks.forecast import Cost, forecast
 from gentool.attacks.options import Attack
 from gentool.attacks.records import Records
 from gentool.attacks.summary import UPPER_BOUND, accuracies, gradients, warnings
 from gentool.attacks.threat import Threat
 from gentool.data.choice import shuffled
-from gentool.diffusion.gradients.rollout import Replay
 from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.noise import mix
 from gentool.runs.atomic import check_writable, write_json
+from gentool.tasks.attack_target import Target, gradient_check, purified
 from gentool.tasks.examples import EXAMPLES, keep
 from gentool.training.signals import StopFlag
 
@@ -34,25 +32,6 @@ Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
 TOGETHER = 32
 """Most pictures attacked together: what is between two records, and between two looks at the clock."""
-SELF_TEST_STEPS = 4
-SELF_TEST_ERROR = 1e-4
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is put to the test: a purifier before a classifier, on labelled pictures.
-
-    Attributes:
-        logits: of pictures (B, C, H, W) in [-1, 1].
-        x: (N, C, H, W) float pictures in [0, 1]. label: (N,).
-        identity: what tells this target from every other: digests of weights and data.
-    """
-
-    purifier: Purifier
-    logits: Logits
-    x: Tensor
-    label: Tensor
-    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,8 +63,7 @@ class Robustness:
     identity: Mapping[str, Any]
     pictures: list[dict[str, Any]]
     planned: int
-    cost: Cost
-    calls: int
+    cost: Cost | None
     gradient_check: float | None
     seconds: float
     doubts: list[str]
@@ -106,7 +84,7 @@ class Robustness:
             "interval": "95 %, Wilson, over images",
             "gradients": {name: gradients(records, name) for name in records[0]["victims"]},
             "gradient_check": self.gradient_check,
-            "forecast": self.cost.document(self.planned),
+            "forecast": None if self.cost is None else self.cost.document(self.planned),
             "seconds": self.seconds,
             "warnings": [*warnings(records, plan.attack, self.planned), *self.doubts],
             "note": UPPER_BOUND,
@@ -134,7 +112,7 @@ def robustness(
     chosen = order[: plan.count].tolist()
     doubts = check_clean(target.logits, target.x[chosen], target.label[chosen], plan.batch_size)
     campaign = campaign_of(target, plan)
-    error = gradient_check(target, plan)
+    error = gradient_check(target, plan.seed) if plan.attack.route in ("exact", "surrogate") else None
     if error is not None:
         say(f"gradient self-test: replay differs from plain back-propagation by {error:.1e} (relative)")
     check_writable(folder)
@@ -146,17 +124,16 @@ def robustness(
     if len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} pictures are on record already: {folder}")
     together = max(1, min(TOGETHER, plan.batch_size // plan.attack.eot))
-    cost = Cost(0, 0.0)
+    cost, pace = None, 0.0
     if left:
         first = left[:together]
         cost = forecast(campaign, target.x[first], target.label[first], first)
+        pace = cost.seconds
         say(told(cost, len(left)))
     examples = set(chosen[:EXAMPLES])
     with StopFlag() as stop:
-        start = 0
-        while start < len(left) and time_allows(
-            plan, started, cost, min(together, len(left) - start), start, say
-        ):
+        start, begun = 0, time.perf_counter()
+        while start < len(left) and time_allows(plan, started, pace * min(together, len(left) - start), say):
             indices = left[start : start + together]
             x, label = target.x[indices], target.label[indices]
             try:
@@ -167,15 +144,17 @@ def robustness(
             keep(examples, found, x, attacked, campaign)
             records.add(found)
             start += len(indices)
+            pace = (time.perf_counter() - begun) / start
             if report is not None:
                 report(len(chosen) - len(left) + start, len(chosen), {})
-            if stop.signum is not None:
+            if stop.signum is not None and start < len(left):
                 end = RunInterrupted if stop.signum == signal.SIGINT else PreemptedError
                 raise end("stopped; what was found is on record, and the same command goes on", str(folder))
     wanted = set(chosen)
     pictures = [record for record in records.pictures if record["index"] in wanted]
     if not pictures:
-        raise UserError(f"the time budget of {plan.seconds:g} s allows no picture: {told(cost, 1)}")
+        assert plan.seconds is not None
+        raise UserError(f"the time budget of {plan.seconds:g} s allows no picture: one batch takes longer")
     result = Robustness(
         folder,
         plan,
@@ -183,7 +162,6 @@ def robustness(
         pictures,
         len(chosen),
         cost,
-        cost.network_calls * len(left),
         error,
         time.perf_counter() - started,
         doubts,
@@ -197,57 +175,32 @@ def campaign_of(target: Target, plan: Plan) -> Campaign:
     surrogate = None
     if plan.attack.route == "surrogate":
         surrogate = purified(replace(target.purifier, steps=plan.attack.surrogate_steps), target.logits)
-    noise = (
-        target.purifier.sigma_star
-        if target.purifier.method != "ld-sde"
-        else target.purifier.langevin.eta
-        * (target.purifier.langevin.lam * target.purifier.langevin.time) ** 0.5
-    )
     three = victims(
-        plan.attack, target.logits, purified(target.purifier, target.logits), sigma=noise, surrogate=surrogate
+        plan.attack,
+        target.logits,
+        purified(target.purifier, target.logits),
+        sigma=jump(target.purifier),
+        surrogate=surrogate,
     )
     return Campaign(plan.attack, plan.threat, three, plan.draws, plan.seed, plan.batch_size)
 
 
-def purified(purifier: Purifier, logits: Logits) -> Purified:
-    return Purified(purifier, logits, calls=purifier.nfe, replayed=purifier.replay is not None)
+def jump(purifier: Purifier) -> float:
+    """The noise of the control, in units of [-1, 1] pixels: all that the purifier adds before it takes any away."""
+    if purifier.method != "ld-sde":
+        return purifier.sigma_star
+    c = purifier.langevin
+    return float(c.eta * (c.lam * c.time) ** 0.5)
 
 
-def gradient_check(target: Target, plan: Plan) -> float | None:
-    """Relative difference between the exact gradient and plain back-propagation, on one picture and 4 steps.
-
-    None where the attack takes no gradient through the defence.
-
-    Raises:
-        GentoolError: they differ: no figure of such an attack would mean anything.
-    """
-    if plan.attack.route not in ("exact", "surrogate"):
-        return None
-    steps = min(SELF_TEST_STEPS, target.purifier.steps)
-    found = []
-    for replay in (None, Replay()):
-        fed = target.x[:1].clone().requires_grad_()
-        one = purified(replace(target.purifier, steps=steps, replay=replay), target.logits)
-        margin = one(fed, [0], plan.seed, [0])[0]
-        (gradient,) = torch.autograd.grad(margin[int(target.label[0])], fed)
-        found.append(gradient.double())
-    error = float((found[0] - found[1]).norm() / found[0].norm().clamp(min=1e-30))
-    if not error < SELF_TEST_ERROR:
-        raise GentoolError(
-            f"the gradient through the sampler is off by {error:.2g}: no attack by it proves anything"
-        )
-    return error
-
-
-def time_allows(plan: Plan, started: float, cost: Cost, pictures: int, done: int, say: Say) -> bool:
-    """Whether so many more pictures fit into the time: at the speed so far, or the forecast's before there is any."""
-    if plan.seconds is None:
-        return True
+def time_allows(plan: Plan, started: float, needed: float, say: Say) -> bool:
+    """Whether a batch that takes so many seconds fits into the time. The attack itself is never cut: that would
+    weaken it, while fewer pictures only widen the interval."""
     passed = time.perf_counter() - started
-    fits = passed + cost.seconds * pictures <= plan.seconds
+    fits = plan.seconds is None or passed + needed <= plan.seconds
     if not fits:
         say(
-            f"the time budget is spent after {passed:.0f} s and {done} more pictures; the attack itself was not cut"
+            f"the time budget ends the campaign after {passed:.0f} s: the next pictures would take {needed:.0f} s"
         )
     return fits
 
@@ -276,13 +229,6 @@ def told(cost: Cost, pictures: int) -> str:
         if cost.attacks
         else f"{from_here} for judging alone: the toolbox's attack cannot be forecast"
     )
-
-
-def digest(x: Tensor, label: Tensor) -> str:
-    """SHA-256 of the pictures and their labels."""
-    content = hashlib.sha256(x.cpu().contiguous().numpy().tobytes())
-    content.update(label.cpu().numpy().tobytes())
-    return content.hexdigest()
 
 
 def default_folder(run: Path, identity: Mapping[str, Any], plan: Plan, purifier: Purifier) -> Path:

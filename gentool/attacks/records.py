@@ -42,6 +42,10 @@ class Records:
         return cls(journal)
 
     @property
+    def path(self) -> Path:
+        return self._journal.path
+
+    @property
     def pictures(self) -> list[dict[str, Any]]:
         return self._journal.records[1:]
 

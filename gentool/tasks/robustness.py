@@ -123,33 +123,13 @@ def robustness(
     left = [i for i in chosen if i not in done]
     if len(left) < len(chosen):
         say(f"{len(chosen) - len(left)} of {len(chosen)} pictures are on record already: {folder}")
-    together = max(1, min(TOGETHER, plan.batch_size // plan.attack.eot))
     cost, pace = None, 0.0
     if left:
-        first = left[:together]
+        first = left[: _together(plan)]
         cost = forecast(campaign, target.x[first], target.label[first], first)
         pace = cost.seconds
         say(told(cost, len(left)))
-    examples = set(chosen[:EXAMPLES])
-    with StopFlag() as stop:
-        start, begun = 0, time.perf_counter()
-        while start < len(left) and time_allows(plan, started, pace * min(together, len(left) - start), say):
-            indices = left[start : start + together]
-            x, label = target.x[indices], target.label[indices]
-            try:
-                found, attacked = campaign.run(x, label, indices)
-            except torch.OutOfMemoryError:
-                campaign, together = smaller(campaign, together, say)
-                continue
-            keep(examples, found, x, attacked, campaign)
-            records.add(found)
-            start += len(indices)
-            pace = (time.perf_counter() - begun) / start
-            if report is not None:
-                report(len(chosen) - len(left) + start, len(chosen), {})
-            if stop.signum is not None and start < len(left):
-                end = RunInterrupted if stop.signum == signal.SIGINT else PreemptedError
-                raise end("stopped; what was found is on record, and the same command goes on", str(folder))
+    _go_on(campaign, target, plan, records, chosen, left, started, pace, report, say)
     wanted = set(chosen)
     pictures = [record for record in records.pictures if record["index"] in wanted]
     if not pictures:
@@ -168,6 +148,49 @@ def robustness(
     )
     write_json(folder / "robustness.json", result.document())
     return result
+
+
+def _go_on(
+    campaign: Campaign,
+    target: Target,
+    plan: Plan,
+    records: Records,
+    chosen: Sequence[int],
+    left: Sequence[int],
+    started: float,
+    pace: float,
+    report: Report | None,
+    say: Say,
+) -> None:
+    """Attacks what is `left` of the chosen, a few together, `pace` seconds a picture, and records it."""
+    together = _together(plan)
+    examples, done = set(chosen[:EXAMPLES]), 0
+    begun = time.perf_counter()
+    with StopFlag() as stop:
+        while done < len(left) and time_allows(plan, started, pace * min(together, len(left) - done), say):
+            indices = left[done : done + together]
+            x, label = target.x[indices], target.label[indices]
+            try:
+                found, attacked = campaign.run(x, label, indices)
+            except torch.OutOfMemoryError:
+                campaign, together = smaller(campaign, together, say)
+                continue
+            keep(examples, found, x, attacked, campaign)
+            records.add(found)
+            done += len(indices)
+            pace = (time.perf_counter() - begun) / done
+            if report is not None:
+                report(len(chosen) - len(left) + done, len(chosen), {})
+            if stop.signum is not None and done < len(left):
+                end = RunInterrupted if stop.signum == signal.SIGINT else PreemptedError
+                raise end(
+                    "stopped; what was found is on record, and the same command goes on", str(records.path)
+                )
+
+
+def _together(plan: Plan) -> int:
+    """Pictures attacked together: copies for the expectation first, within what fits in a pass."""
+    return max(1, min(TOGETHER, plan.batch_size // plan.attack.eot))
 
 
 def campaign_of(target: Target, plan: Plan) -> Campaign:

@@ -129,7 +129,7 @@ def test_a_killed_campaign_goes_on_to_the_same_figures(
     words: Callable[..., list[str]], tmp_path: Path, call: Call
 ) -> None:
     """kill -9 after some pictures, then the same command: the records are those of a run that was left alone."""
-    asked = words("pgd", "--iterations", "25", "--batch-size", "1", "-n", "5", "--json")
+    asked = words("pgd", "--iterations", "12", "--batch-size", "2", "-n", "5", "--json")
     alone = call(*asked, "-o", str(tmp_path / "whole"))
     assert alone.code == 0, alone.err
     process = start(*asked)
@@ -151,7 +151,7 @@ def test_a_killed_campaign_goes_on_to_the_same_figures(
 def test_a_campaign_that_is_terminated_says_so_and_goes_on(
     words: Callable[..., list[str]], tmp_path: Path, call: Call
 ) -> None:
-    process = start(*words("pgd", "--iterations", "40", "--batch-size", "1"))
+    process = start(*words("pgd", "--iterations", "15", "--batch-size", "2"))
     path = tmp_path / "out" / "records.jsonl"
     for _ in range(1200):
         if path.is_file() and path.read_bytes().count(b"\n") >= 2:
@@ -228,7 +228,7 @@ def test_a_killed_campaign_goes_on_to_the_same_figures(
     words: Callable[..., list[str]], tmp_path: Path, call: Call
 ) -> None:
     """kill -9 after some pictures, then the same command: the records are those of a run that was left alone."""
-    asked = words("pgd", "--iterations", "25", "--batch-size", "1", "-n", "5", "--json")
+    asked = words("pgd", "--iterations", "12", "--batch-size", "2", "-n", "5", "--json")
     alone = call(*asked, "-o", str(tmp_path / "whole"))
     assert alone.code == 0, alone.err
     process = start(*asked)
@@ -250,7 +250,7 @@ def test_a_killed_campaign_goes_on_to_the_same_figures(
 def test_a_campaign_that_is_terminated_says_so_and_goes_on(
     words: Callable[..., list[str]], tmp_path: Path, call: Call
 ) -> None:
-    process = start(*words("pgd", "--iterations", "40", "--batch-size", "1"))
+    process = start(*words("pgd", "--iterations", "15", "--batch-size", "2"))
     path = tmp_path / "out" / "records.jsonl"
     for _ in range(1200):
         if path.is_file() and path.read_bytes().count(b"\n") >= 2:

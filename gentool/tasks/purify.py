@@ -211,6 +211,8 @@ def purify(
     if not (found.single and out.suffix.lower() == ".png"):
         check_output(out, "image")
     check_writable(out.absolute().parent)
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise UserError("is INPUT itself: name another output", str(out))
     say(
         f"{len(fed)} pictures, {purifier.nfe} network calls each ({purifier.method}, t* = {purifier.t_star:.4g})"
     )

@@ -61,7 +61,10 @@ class Steering:
 
 @dataclass(frozen=True)
 class Steered:
-    """Log probabilities and readings of each picture before and after, and where the pictures are."""
+    """Log probabilities and readings of each picture before and after, and where the pictures are.
+
+    `nfe`: network calls of one draw; a gradient takes twice as many and, with few states kept, more.
+    """
 
     path: Path
     panel: Path
@@ -199,7 +202,7 @@ def steer(
         moved = climb(sample, score, z, how)
         with torch.no_grad():  # the last noise is judged, not the one before its move
             new = module.draw(replace(request, start=moved))
-        calls += len(rows) * old.nfe * (2 + 2 * how.iterations)
+        calls += len(rows) * old.nfe
         found.append((old.x.cpu(), new.x.cpu()))
         report(rows.stop, count, {})
     before, after = (torch.cat(side) for side in zip(*found))

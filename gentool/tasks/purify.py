@@ -117,7 +117,7 @@ def build_purifier(module: GenModule, settings: Settings) -> Purifier:
         raise UserError(
             f"a run of the family {family} is no denoiser to purify with; give a diffusion run (edm, dpdm)"
         )
-    denoiser = module.likelihood_model()
+    denoiser = module.model
     if denoiser.process.state_parts != 1 or module.likelihood_prior() is not None:
         raise UserError(
             f"the family {family} adds no Gaussian noise to pictures alone, which purification does"
@@ -298,7 +298,13 @@ def _write(out: Path, found: Pictures, before: Tensor, after: Tensor, provenance
             Image.fromarray(new[0, ..., 0] if new.shape[-1] == 1 else new[0]).save(scratch, format="PNG")
     else:
         write_samples(out, new, None if found.labels is None else np.asarray(found.labels), provenance)
-    panel = out.with_name(f"{out.stem}-panel.png")
+    return write_panel(out, old, new)
+
+
+def write_panel(out: Path, before: np.ndarray, after: np.ndarray) -> Path:
+    """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`."""
+    panel, shown = out.with_name(f"{out.stem}-panel.png"), min(SHOWN, len(before))
+    both = np.concatenate([before[:shown], after[:shown]])
     with atomic_write(panel) as scratch:
-        pictures.rows({"before": old[:SHOWN], "after": new[:SHOWN]}).save(scratch, format="PNG")
+        pictures.sheet(both, shown, ("before", "after")).save(scratch, format="PNG")
     return panel

@@ -20,12 +20,11 @@ from gentool.diffusion.gradients.check import Agreement, agreement, require
 from gentool.diffusion.gradients.rollout import Replay
 from gentool.errors import UserError
 from gentool.recipes.schema import Sample
-from gentool.runs import pictures
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.atomic import check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.purify import load_judge
+from gentool.tasks.purify import load_judge, write_panel
 from gentool.tasks.sample import label_cycle, load_run
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
@@ -222,9 +221,7 @@ def steer(
     }
     old_pixels, new_pixels = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
     write_samples(out, new_pixels, None, provenance)
-    panel = out.with_name(f"{out.stem}-panel.png")
-    with atomic_write(panel) as scratch:
-        pictures.rows({"before": old_pixels[:16], "after": new_pixels[:16]}).save(scratch, format="PNG")
+    panel = write_panel(out, old_pixels, new_pixels)
     return Steered(
         path=out,
         panel=panel,

@@ -119,14 +119,14 @@ def draw(module: EdmModule, solver: str, steps: int, device: torch.device, grid:
 
 
 def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Time outside the network for every solver of the catalogue: medians over the rounds."""
+    """Time outside the network for every solver that a plain denoiser can use: medians over the rounds."""
     from gentool.diffusion.solvers.catalog import SOLVERS
     from gentool.tasks.sample import ready
 
     module = ready(build(scale, "edm", device))
     watch = Stopwatch(module.model.network)
     found = {}
-    for name in SOLVERS:
+    for name in (name for name, reason in module.usable_solvers().items() if reason is None):
         draw(module, name, 1, device)
         runs = [
             watch.share_outside(lambda n=name: draw(module, n, scale.steps, device))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from gentool.data import DataSet
     from gentool.diffusion.grids import Grid
-    from gentool.families.edm.module import EdmModule
     from gentool.metrics.moments import Gaussian
+    from gentool.training.denoising import DenoisingModule
 
 
 def device() -> torch.device:
@@ -25,7 +25,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def trained(recipe: str, overrides: Sequence[str]) -> tuple[EdmModule, dict[str, float]]:
+def trained(recipe: str, overrides: Sequence[str]) -> tuple[DenoisingModule, dict[str, float]]:
     """The averaged weights of a run of `gentool train`, in eval mode on the device, and what it cost."""
     from gentool.tasks.sample import load_run
     from gentool.tasks.train import train
@@ -62,16 +62,16 @@ def integrated(
     with torch.no_grad():
         for start in range(0, count, 250):
             rows = range(start, min(start + 250, count))
-            noise = Noise(seed, rows, shape[1:], device(), torch.float64)
+            noise = Noise(seed, rows, process.state_shape(shape[1:]), device(), torch.float64)
             predict = Predictor(
                 denoise,
                 sigma_min=getattr(denoise, "sigma_min", 0.0),
                 sigma_max=getattr(denoise, "sigma_max", float("inf")),
                 label=None if labels is None else labels[rows.start : rows.stop].to(device()),
             )
-            x = noise.normal("prior") * grid.sigma[0]
+            x = noise.normal("prior") * process.prior_scale(float(grid.sigma[0]))
             done = integrate(predict, process, solver, grid, x, noise)
-            pictures.append(to_uint8(done.x.float()).cpu())
+            pictures.append(to_uint8(process.data_part(done.x).float()).cpu())
             calls = done.nfe
     return torch.cat(pictures), calls
 
@@ -105,9 +105,13 @@ class Judge:
 
         return frechet_distance(self.moments(pictures), reference)
 
-    def accuracy(self, pictures: Tensor, labels: Tensor) -> float:
-        """The share of pictures that are read as their labels."""
+    def labels(self, pictures: Tensor) -> Tensor:
+        """(N,) int64: what uint8 pictures are read as."""
         import torch
 
         said: list[Any] = [self._extract(block, True)[1] for block in pictures.split(500)]
-        return float((torch.cat(said).argmax(1).cpu() == labels).double().mean())
+        return torch.cat(said).argmax(1).cpu()
+
+    def accuracy(self, pictures: Tensor, labels: Tensor) -> float:
+        """The share of pictures that are read as their labels."""
+        return float((self.labels(pictures) == labels).double().mean())

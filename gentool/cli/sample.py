@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli.output import Json, Quiet, emit, note
+from gentool.errors import UserError
 
 app = typer.Typer(add_completion=False)
 
@@ -19,11 +20,38 @@ def sample(
         int | None,
         typer.Option("-n", "--count", min=1, metavar="N", help="How many samples.", show_default=False),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Start from these settings of the recipe's sample.presets.",
+            show_default=False,
+        ),
+    ] = None,
     solver: Annotated[
         str | None, typer.Option(metavar="NAME", help="See `gentool solvers list`.", show_default=False)
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, metavar="K", help="Steps of the solver's grid.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="K[,K...]",
+            help="Steps of the solver's grid; several with --compare.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME...",
+            help="Draw the same noise through several solvers; one picture, one table.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="With --compare: data for each row's Frechet distance.", show_default=False
+        ),
     ] = None,
     grid: Annotated[
         str | None,
@@ -90,20 +118,48 @@ def sample(
     """Draw samples from a trained run and print where they are.
 
     What is not said comes from the recipe's sample block. Sample i of a seed is the same whatever the batch size or the
-    number of devices.
+    number of devices. --compare draws the same samples with several solvers, holds them against a fine trajectory, and
+    prints the table.
     """
     from gentool.cli.progress import progress
-    from gentool.tasks.sample import sample as work
 
+    numbers = _numbers(steps)
     settings = {
         "solver": solver,
-        "steps": steps,
+        "steps": numbers[0] if len(numbers) == 1 and compare is None else None,
         "grid": grid,
         "threshold": threshold,
         "batch_size": batch_size,
         "options": _options(option) if option else None,
         "guidance": _rules(guidance) if guidance else None,
     }
+    if compare is not None:
+        if solver is not None or option or devices > 1:
+            raise UserError("takes each solver with its default options, on one device", "--compare")
+        from gentool.cli.compare import compare_solvers
+
+        compare_solvers(
+            run,
+            [name.strip() for name in compare.split(",")],
+            numbers,
+            count=count,
+            label=label,
+            seed=seed,
+            out=out,
+            classifier=classifier,
+            reference=reference,
+            settings={key: value for key, value in settings.items() if value is not None},
+            changes=change or (),
+            json=json,
+            quiet=quiet,
+        )
+        return
+    if reference is not None:
+        raise UserError("is for --compare; gentool evaluate judges samples", "--reference")
+    if len(numbers) > 1:
+        raise UserError("several numbers are for --compare", "--steps")
+    from gentool.tasks.sample import sample as work
+
     with progress("sampling", "sample", quiet) as report:
         done = work(
             run,
@@ -113,6 +169,7 @@ def sample(
             out=out,
             devices=devices,
             classifier=classifier,
+            preset=preset,
             settings={key: value for key, value in settings.items() if value is not None},
             changes=change or (),
             on_sample=lambda now, total: report(now, total, {}),
@@ -130,6 +187,15 @@ def sample(
         "seed": done.seed,
     }
     emit(result, str(done.path), json)
+
+
+def _numbers(text: str | None) -> list[int]:
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(
+            f"expected a number of steps above 0, or several with commas, got {text!r}", "--steps"
+        )
+    return list(map(int, parts))
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

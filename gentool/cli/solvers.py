@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
 
 from gentool.cli.output import Json, emit, table
@@ -15,12 +17,23 @@ def solvers() -> None:
 
 
 @app.command("list")
-def list_solvers(json: Json = False) -> None:
+def list_solvers(
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="RUN",
+            help="Say which of them this run can be sampled with, and why not the others.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """List every solver: its order, network calls (NFE) for N steps, needs and paper."""
     from gentool.diffusion.solvers.catalog import SOLVERS
 
     infos = [SOLVERS.get(name) for name in SOLVERS]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": info.name,
             "summary": info.summary,
@@ -31,8 +44,21 @@ def list_solvers(json: Json = False) -> None:
         }
         for info in infos
     ]
-    text = table(
-        ("SOLVER", "ORDER", "NFE", "SUMMARY", "PAPER"),
-        [(row["name"], row["order"], row["nfe"], row["summary"], row["paper"]) for row in rows],
-    )
+    if run is None:
+        text = table(
+            ("SOLVER", "ORDER", "NFE", "SUMMARY", "PAPER"),
+            [(row["name"], row["order"], row["nfe"], row["summary"], row["paper"]) for row in rows],
+        )
+    else:
+        from gentool.tasks.sample import load_run
+
+        usable = load_run(run)[2].usable_solvers()
+        rows = [row | {"usable": usable[row["name"]] is None, "reason": usable[row["name"]]} for row in rows]
+        text = table(
+            ("SOLVER", "ORDER", "NFE", "FOR THIS RUN"),
+            [
+                (row["name"], row["order"], row["nfe"], "yes" if row["usable"] else f"no: {row['reason']}")
+                for row in rows
+            ],
+        )
     emit({"solvers": rows}, text, json)

@@ -20,6 +20,7 @@ _OWN = {
     "digits": "gentool.data.sets.digits:DigitsConfig",
     "mnist": "gentool.data.sets.mnist:MnistConfig",
     "fashion-mnist": "gentool.data.sets.mnist:FashionMnistConfig",
+    "stacked-mnist": "gentool.data.sets.stacked_mnist:StackedMnistConfig",
     "cifar10": "gentool.data.sets.cifar10:Cifar10Config",
     "images": "gentool.data.sets.images:ImagesConfig",
     "hdf5": "gentool.data.sets.hdf5:Hdf5Config",

@@ -51,6 +51,9 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """x (B, ...) canonical state, sigma (B,), label (B,) int64 -> D (B, ...) in float32, or x's float64.
 
+        Where the process carries a velocity, x is (B, 2, ...) and the network is fed both along its first
+        dimension, each with its own c_in; D is of the data's shape.
+
         `augment` is the augmentation label (B, A); None where nothing was augmented.
         """
         x, sigma, scalings, fed, c_noise = self._inputs(x, sigma)
@@ -79,16 +82,26 @@ class Denoiser(nn.Module):
         x, sigma = x.to(work), sigma.to(work)
         scalings = self.precond(sigma)
         weights = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), work)
-        fed = (per_sample(scalings.c_in, x) * x).to(weights)
+        fed = (_parts(scalings.c_in, x) * x).to(weights)
+        if self.process.state_parts > 1:
+            fed = fed.flatten(1, 2)
         # half precision would round the larger noise embeddings (999 t) to whole steps
         return x, sigma, scalings, fed, scalings.c_noise.to(torch.promote_types(weights, torch.float32))
 
     def _combine(self, out: Tensor, x: Tensor, scalings: Scalings) -> Tensor:
-        prediction = out[:, : x.shape[1]].to(x.dtype)  # the rest, where there is any, is iDDPM's variance
-        return torch.addcmul(per_sample(scalings.c_skip, x) * x, per_sample(scalings.c_out, x), prediction)
+        kept = _parts(scalings.c_skip, x) * x
+        if self.process.state_parts > 1:
+            kept = kept.sum(1)
+        prediction = out[:, : kept.shape[1]].to(x.dtype)  # the rest, where there is any, is iDDPM's variance
+        return torch.addcmul(kept, per_sample(scalings.c_out, kept), prediction)
 
     def _autocast(self, x: Tensor) -> AbstractContextManager[object]:
         return torch.autocast(x.device.type, self.autocast) if self.autocast is not None else nullcontext()
+
+
+def _parts(c: Tensor, x: Tensor) -> Tensor:
+    """(B,) or (B, parts) coefficients shaped to multiply x (B, ...)."""
+    return c.reshape(*c.shape, *[1] * (x.dim() - c.dim()))
 
 
 def build(config: DiffusionConfig, network: Callable[[int], nn.Module]) -> Denoiser:

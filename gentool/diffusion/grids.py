@@ -1,7 +1,8 @@
 """Step grids: N steps are N+1 noise levels, noisiest first, in float64.
 
 Sources: EDM eq. 5 (karras), DPM-Solver 4.1 (log-snr), DDIM and DEIS (power-t), k-diffusion (poly-exp), EDM
-table 1 (edm-vp), DDIM's and "Common diffusion noise schedules" (2305.08891) spacings of a discrete model.
+table 1 (edm-vp), CLD-SGM (quadratic-t), DDIM's and "Common diffusion noise schedules" (2305.08891) spacings of a
+discrete model.
 """
 
 from __future__ import annotations
@@ -254,6 +255,12 @@ def _power_t(u: Tensor, high: float, low: float, process: Process, kappa: float)
     return process.sigma(_between(u, first ** (1 / kappa), last ** (1 / kappa)) ** kappa)
 
 
+def _quadratic_t(u: Tensor, high: float, low: float, process: Process, opts: GridOptions) -> Tensor:
+    """t = t_min + (t_max - t_min) (1 - u)^2: CLD's, denser near data than power-t."""
+    first, last = process.t_of_sigma(torch.tensor([high, low], dtype=torch.float64)).tolist()
+    return process.sigma(last + (first - last) * (1 - u) ** 2)
+
+
 def _edm_vp(u: Tensor, high: float, low: float, process: Process, opts: GridOptions) -> Tensor:
     """Uniform time in the linear-beta VP process whose sigma(1) = high and sigma(1e-3) = low."""
     end = 1e-3
@@ -279,6 +286,7 @@ poly_exp = Continuous(
 uniform_sigma = Continuous("zero", lambda u, high, low, process, o: _between(u, high, low))
 uniform_t = Continuous("t-min", lambda u, high, low, process, o: _power_t(u, high, low, process, 1.0))
 power_t = Continuous("t-min", lambda u, high, low, process, o: _power_t(u, high, low, process, o.kappa))
+quadratic_t = Continuous("zero", _quadratic_t)
 edm_vp = Continuous("zero", _edm_vp)
 
 

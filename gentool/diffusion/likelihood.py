@@ -24,11 +24,13 @@ from gentool.noise import Noise
 
 
 class Likelihood(NamedTuple):
-    """log_prob (B,) float64 in nats; latent (B, ...) the state at sigma_max; nfe (B,) network calls."""
+    """log_prob (B,) float64 in nats, or a lower `bound` of it; latent (B, ...) the state at sigma_max; nfe (B,)
+    network calls."""
 
     log_prob: Tensor
     latent: Tensor
     nfe: Tensor
+    bound: bool = False
 
 
 Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -68,8 +70,7 @@ def log_likelihood(
     """
     shape, dims = x.shape[1:], x[0].numel()
     start, end = process.train_sigma_min, process.sigma_max
-    vectors = _vectors(noise, x, probes, exact_dims)
-    share = 1.0 if dims <= exact_dims else 1 / probes
+    trace = Trace(noise, x, probes, exact_dims)
 
     def slope(state: Tensor, phi: Tensor, indices: Tensor) -> Tensor:
         sigma = data_std * phi.tan()
@@ -81,10 +82,7 @@ def log_likelihood(
             x0 = denoise(flat.view(-1, *shape), sigma, own).double().flatten(1)
             return (flat * (data_std / scale) ** 2 - x0) * (scale / (data_std * sigma.unsqueeze(1)))
 
-        dy, pull = torch.func.vjp(velocity, state[:, :dims])[:2]
-        e = vectors[:, indices] if vectors.shape[1] > 1 else vectors.expand(-1, len(indices), -1)
-        products = torch.func.vmap(pull, chunk_size=16)(e)[0]
-        return torch.cat([dy, share * (e * products).sum((0, 2)).unsqueeze(1)], 1)
+        return torch.cat(trace(velocity, state[:, :dims], indices), 1)
 
     def scale_at(sigma: float) -> float:
         return math.hypot(data_std, sigma)
@@ -97,11 +95,13 @@ def log_likelihood(
         phis = (levels / data_std).atan().tolist()
         last, nfe = _heun(slope, first, phis)
     else:
-        last, nfe = _rk45(slope, first, math.atan(start / data_std), math.atan(end / data_std), tolerance)
+        last, nfe = solve_rk45(
+            slope, first, math.atan(start / data_std), math.atan(end / data_std), tolerance
+        )
     if not last.isfinite().all():
         raise GentoolError("the likelihood is not finite: the network returned NaN or infinity")
     latent = (last[:, :dims] * scale_at(end)).view_as(x)
-    top = prior(latent) if prior is not None else _gaussian(latent, process.prior_std)
+    top = prior(latent) if prior is not None else gaussian_log_prob(latent, process.prior_std)
     rescaled = dims * math.log(scale_at(end) / scale_at(start))
     return Likelihood(top + rescaled + last[:, dims], latent, nfe)
 
@@ -120,16 +120,36 @@ def bits_per_dim(log_prob: Tensor, dims: int) -> Tensor:
     return -log_prob / (dims * math.log(2)) + 7
 
 
-def _vectors(noise: Noise, x: Tensor, probes: int, exact_dims: int) -> Tensor:
-    """(P, B or 1, d) float64 vectors e whose e^T J e add up to (a multiple of) the trace of J."""
-    dims = x[0].numel()
-    if dims <= exact_dims:
-        return torch.eye(dims, dtype=torch.float64, device=x.device).unsqueeze(1)
-    normals = torch.stack([noise.normal("probe", k).flatten(1) for k in range(probes)])
-    return torch.where(normals < 0, -1.0, 1.0).to(x.device, torch.float64)
+class Trace:
+    """The trace of a Jacobian along an ODE, exact up to `exact_dims` values and by Hutchinson's probes above.
+
+    Args:
+        noise: gives the probes, the same for the whole solve; of x's sample shape.
+        x: (B, ...) tells the number of values and the device.
+    """
+
+    def __init__(self, noise: Noise, x: Tensor, probes: int, exact_dims: int) -> None:
+        dims = x[0].numel()
+        if dims <= exact_dims:
+            self._vectors = torch.eye(dims, dtype=torch.float64, device=x.device).unsqueeze(1)
+            self._share = 1.0
+        else:
+            normals = torch.stack([noise.normal("probe", k).flatten(1) for k in range(probes)])
+            self._vectors = torch.where(normals < 0, -1.0, 1.0).to(x.device, torch.float64)
+            self._share = 1 / probes
+
+    def __call__(
+        self, function: Callable[[Tensor], Tensor], y: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(function(y), its trace (b, 1)) for a function of rows y (b, D), which are samples `indices` (b,)."""
+        out, pull = torch.func.vjp(function, y)[:2]
+        v = self._vectors
+        e = v[:, indices] if v.shape[1] > 1 else v.expand(-1, len(indices), -1)
+        products = torch.func.vmap(pull, chunk_size=16)(e)[0]
+        return out, self._share * (e * products).sum((0, 2)).unsqueeze(1)
 
 
-def _gaussian(x: Tensor, std: float) -> Tensor:
+def gaussian_log_prob(x: Tensor, std: float) -> Tensor:
     return -0.5 * ((x / std) ** 2 + math.log(2 * math.pi * std**2)).flatten(1).sum(1)
 
 
@@ -160,7 +180,9 @@ _STAGES = (
 _ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-def _rk45(slope: Slope, state: Tensor, start: float, end: float, tolerance: float) -> tuple[Tensor, Tensor]:
+def solve_rk45(
+    slope: Slope, state: Tensor, start: float, end: float, tolerance: float
+) -> tuple[Tensor, Tensor]:
     """Dormand and Prince's 5(4) pair; every sample has its own time and step, so none depends on its
     batch."""
     count, device = len(state), state.device

@@ -41,6 +41,31 @@ Weight = Callable[[Tensor], Tensor]
 """sigma (B,) -> weight of the squared x0 error (B,)."""
 
 
+class Loss(Protocol):
+    """Per-sample losses at given draws: `DiffusionLoss`, or another process's.
+
+    `stratified`: an example's draws depend on the others'.
+    """
+
+    @property
+    def stratified(self) -> bool: ...
+
+    def draw(
+        self, count: int, shape: Sequence[int], generator: torch.Generator, *, draws: int = 1
+    ) -> Draws: ...
+
+    def __call__(
+        self,
+        denoiser: DenoiseFunction,
+        x0: Tensor,
+        label: Tensor | None,
+        augment: Tensor | None,
+        u: Tensor,
+        noise: Tensor,
+        /,
+    ) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class DiffusionLoss:
     """Per-sample denoising loss of one law of noise levels and one weight.
@@ -86,16 +111,16 @@ class DiffusionLoss:
         label (B,) and augment (B, A) are shared by a sample's K draws.
         """
         batch, draws = u.shape
-        x0 = _repeat(x0, draws)
-        label = None if label is None else _repeat(label, draws)
-        augment = None if augment is None else _repeat(augment, draws)
+        x0 = repeat(x0, draws)
+        label = None if label is None else repeat(label, draws)
+        augment = None if augment is None else repeat(augment, draws)
         sigma = self.times(u.flatten()).to(x0)
         x = x0 + per_sample(sigma, x0) * noise.flatten(0, 1).to(x0)
         error = (denoiser(x, sigma, label, augment) - x0).square().flatten(1).mean(1)
         return (self.weight(sigma) * error).view(batch, draws).mean(1)
 
 
-def _repeat(v: Tensor, draws: int) -> Tensor:
+def repeat(v: Tensor, draws: int) -> Tensor:
     """(B, ...) -> (B K, ...), each row K times in a run."""
     return v.unsqueeze(1).expand(-1, draws, *v.shape[1:]).flatten(0, 1)
 

@@ -21,7 +21,7 @@ from gentool.errors import UserError
 
 
 class Scalings(NamedTuple):
-    """The four functions of sigma, each (B,)."""
+    """The four functions of sigma, each (B,); c_skip and c_in are (B, 2) where the state is data and velocity."""
 
     c_skip: Tensor
     c_out: Tensor
@@ -34,11 +34,13 @@ class Precond(nn.Module, ABC):
 
     Attributes:
         out_factor: output channels of the network over channels of x (2 where a variance half is dropped).
+        continuous: whether the network hears every change of sigma, so that its derivative there means something.
         sigma_data: buffer, standard deviation of the data, NaN until it is known; None where it has no part.
     """
 
     name: ClassVar[str]
     out_factor: ClassVar[int] = 1
+    continuous: ClassVar[bool] = True
     sigma_data: Tensor | None
 
     def __init__(self, sigma_data: Tensor | None = None) -> None:
@@ -153,6 +155,7 @@ class Iddpm(Precond):
 
     name = "iddpm"
     out_factor = 2
+    continuous = False
     levels: Tensor
 
     def __init__(self, levels: int = 1000) -> None:
@@ -223,8 +226,12 @@ def build(config: PrecondConfig, process: Process) -> Precond:
 
 
 def measure_sigma_data(batches: Iterable[Tensor]) -> float:
-    """Standard deviation of all values of `batches` (floats, as the network sees them) about their common
-    mean.
+    """Standard deviation of all values of `batches` about their common mean; raises as `measure_moments`."""
+    return measure_moments(batches)[1]
+
+
+def measure_moments(batches: Iterable[Tensor]) -> tuple[float, float]:
+    """Mean of all values of `batches` (floats, as the network sees them), and their standard deviation about it.
 
     Raises:
         UserError: when there are no values, or any is not finite.
@@ -239,4 +246,5 @@ def measure_sigma_data(batches: Iterable[Tensor]) -> float:
         raise UserError(
             "sigma_data cannot be measured: the data " + ("are not finite" if count else "are empty")
         )
-    return math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+    mean = total / count
+    return mean, math.sqrt(max(squares / count - mean**2, 0.0))

@@ -7,6 +7,7 @@ concrete processes are in `processes`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,8 @@ class Process(ABC):
     Attributes:
         t_min, t_max: where sampling ends and starts.
         train_t_min: the smallest time of training and likelihood; t_min unless the process says otherwise.
-        state_parts: 1 for processes in data space; 2 when a velocity rides along (CLD).
+        state_parts: 1 for processes in data space; 2 when a velocity rides along (CLD): a state is then
+            (B, 2, ...), the data in row 0.
         variance_preserving: alpha^2 + std^2 = 1.
     """
 
@@ -90,6 +92,18 @@ class Process(ABC):
         if self.variance_preserving:
             return 1 / self.alpha(torch.tensor(self.t_max, dtype=torch.float64)).item()
         return self.sigma_max
+
+    def prior_scale(self, sigma: float) -> float:
+        """What N(0, 1) is multiplied by to start sampling at the level sigma."""
+        return sigma * self.prior_std / self.sigma_max
+
+    def state_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of one sample's state, for data of this shape."""
+        return tuple(shape) if self.state_parts == 1 else (self.state_parts, *shape)
+
+    def data_part(self, state: Tensor) -> Tensor:
+        """(B, ...) data of a state."""
+        return state if self.state_parts == 1 else state[:, 0]
 
     def _sigma_at(self, t: float) -> float:
         return self.sigma(torch.tensor(t, dtype=torch.float64)).item()

@@ -7,7 +7,7 @@ entry point of the group `gentool.families`.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 from gentool.registry import Registry, resolve
 
@@ -20,7 +20,12 @@ FAMILIES: Registry[Family] = Registry(
     "family",
     {
         "edm": "gentool.families.edm.config:FAMILY",
+        "cld": "gentool.families.cld.config:FAMILY",
+        "dpdm": "gentool.families.dpdm.config:FAMILY",
+        "genie": "gentool.families.genie.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
+        "ddgan": "gentool.families.ddgan.config:FAMILY",
+        "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
     },
     group="gentool.families",
@@ -37,13 +42,14 @@ def recipe_schema(name: str) -> type[Recipe]:
     from pydantic import Field, create_model, model_validator
 
     from gentool.data.config import CONFIGS
-    from gentool.families.names import CheckedEvaluate, CheckedSample
+    from gentool.families.names import CheckedEvaluate, checked_sample
     from gentool.families.private import check_privacy
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
     own_name: Any = Literal[name]
     shared = family.recipe.model_fields
+    sample = checked_sample(cast(Any, shared["sample"].annotation), family.state_parts)
     validators: dict[str, Any] = {"check_privacy": model_validator(mode="after")(check_privacy)}
     return create_model(
         f"{family.recipe.__name__}OnData",
@@ -52,7 +58,7 @@ def recipe_schema(name: str) -> type[Recipe]:
         __validators__=validators,
         family=(own_name, Field(description=shared["family"].description)),
         data=(data_set, Field(discriminator="name", description=shared["data"].description)),
-        sample=(CheckedSample, Field(CheckedSample(), description=shared["sample"].description)),
+        sample=(sample, Field(sample(), description=shared["sample"].description)),
         evaluate=(CheckedEvaluate, Field(CheckedEvaluate(), description=shared["evaluate"].description)),
     )
 

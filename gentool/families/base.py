@@ -17,6 +17,9 @@ class Family:
         paper: authors, year and title.
         recipe: the class of its recipes; `data` is typed by `families.recipe_schema`.
         module: `"package.module:Class"` of its Lightning module, imported when it is built.
+        distils: whether its recipes name a run to start from (`base:`); its module then takes that run's, frozen, as a
+            third argument, and the run folder keeps a copy of it.
+        state_parts: of its process (`diffusion.process.Process`): which solvers its recipes may name.
     """
 
     name: str
@@ -24,3 +27,5 @@ class Family:
     paper: str
     recipe: type[Recipe]
     module: str
+    distils: bool = False
+    state_parts: int = 1

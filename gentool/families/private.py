@@ -48,7 +48,9 @@ def check_privacy(recipe: Recipe) -> Recipe:
     privacy = recipe.privacy.model_copy(update={"accountant": "rdp"})
     known = recipe.data.public_records()
     try:
-        plan(privacy, recipe.data.batch_size, recipe.trainer.max_steps, known)
+        plan(
+            privacy, recipe.data.batch_size, recipe.trainer.max_steps, known, private_step=recipe.private_step
+        )
     except UserError as error:
         if error.where == "privacy.epsilon" and recipe.privacy.accountant != "rdp":
             return recipe

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from gentool.networks.base import Network
     from gentool.networks.classifier import Classifier
     from gentool.networks.config import ClassifierConfig, NetworkConfig
+    from gentool.networks.oneshot import Generator
+    from gentool.networks.oneshot_config import GeneratorConfig
 
 _BUILDERS: Registry[Callable[..., Network]] = Registry(
     "network",
@@ -34,6 +36,15 @@ _CLASSIFIERS: Registry[Callable[..., Classifier]] = Registry(
         "logreg": "gentool.networks.baselines:LogRegClassifier",
         "mlp": "gentool.networks.baselines:MlpClassifier",
         "cnn": "gentool.networks.baselines:CnnClassifier",
+    },
+)
+
+_GENERATORS: Registry[Callable[..., Generator]] = Registry(
+    "generator",
+    {
+        "dcgan": "gentool.networks.oneshot:Dcgan",
+        "biggan": "gentool.networks.oneshot:Biggan",
+        "mlp": "gentool.networks.oneshot:Mlp",
     },
 )
 
@@ -77,6 +88,15 @@ def build_classifier(config: ClassifierConfig, shape: Sequence[int], classes: in
         UserError: images too small for the config.
     """
     return _CLASSIFIERS.get(config.name)(config, tuple(shape), classes)
+
+
+def build_oneshot(config: GeneratorConfig, channels: int, size: int, classes: int = 0) -> Generator:
+    """The one-shot generator of a config: latent and label to (channels, size, size) images in [-1, 1].
+
+    Raises:
+        UserError: the network cannot make images of this size.
+    """
+    return _GENERATORS.get(config.name)(config, channels, size, classes)
 
 
 def summary(module: nn.Module) -> Summary:

@@ -15,17 +15,19 @@ from gentool.networks.attention import SelfAttention
 class GroupNorm(nn.GroupNorm):
     """Group normalisation with at least four channels a group, at most 32 groups, and statistics in float32.
 
-    Channel counts that min(32, C/4) does not divide get the next smaller number of groups that does.
+    Channel counts that min(32, C/4) does not divide get the next smaller number of groups that does. Without
+    `affine` there is no scale and shift to learn.
     """
 
-    def __init__(self, channels: int, eps: float) -> None:
+    def __init__(self, channels: int, eps: float, affine: bool = True) -> None:
         most = max(1, min(32, channels // 4))
-        super().__init__(next(g for g in range(most, 0, -1) if channels % g == 0), channels, eps=eps)
+        groups = next(g for g in range(most, 0, -1) if channels % g == 0)
+        super().__init__(groups, channels, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        out = F.group_norm(x.to(dtype), self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps)
-        return out.to(x.dtype)
+        weight, bias = (self.weight.to(dtype), self.bias.to(dtype)) if self.affine else (None, None)
+        return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class BoxDown(nn.Module):
@@ -129,10 +131,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift, self.skip_scale = style.scale_shift, style.skip_scale
         self.resample = RESAMPLERS[style.resample, resample]() if resample else nn.Identity()
-        self.norm0 = GroupNorm(in_channels, style.eps)
+        self.norm0: nn.Module = GroupNorm(in_channels, style.eps)
         self.conv0 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.embed = nn.Linear(style.emb, out_channels * (1 + style.scale_shift)) if style.emb else None
-        self.norm1 = GroupNorm(out_channels, style.eps)
+        self.norm1: nn.Module = GroupNorm(out_channels, style.eps)
         self.dropout = nn.Dropout(style.dropout)
         self.conv1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         project = in_channels != out_channels or (resample is not None and style.project_resampled)
@@ -141,7 +143,7 @@ class ResBlock(nn.Module):
         self.attention = SelfAttention(out_channels, heads) if heads else None
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.modulated(self.conv0(self.resample(F.silu(self.norm0(x)))), emb)
+        h = self.modulated(self.conv0(self.resample(F.silu(self.normalised(x, emb)))), emb)
         h = self.conv1(self.dropout(F.silu(h)))
         h = (self.skip(self.resample(x)) + h) * self.skip_scale
         if self.norm2 is None or self.attention is None:
@@ -149,6 +151,10 @@ class ResBlock(nn.Module):
         tokens = self.norm2(h).flatten(2).transpose(1, 2)
         out = self.attention(tokens).transpose(1, 2).unflatten(2, h.shape[2:])
         return (h + out) * self.skip_scale
+
+    def normalised(self, x: Tensor, emb: Tensor | None) -> Tensor:
+        """The first norm, which the embedding leaves alone."""
+        return self.norm0(x)
 
     def modulated(self, h: Tensor, emb: Tensor | None) -> Tensor:
         """The second norm with the embedding brought in."""

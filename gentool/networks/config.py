@@ -156,3 +156,16 @@ class Cnn(Strict):
 
 
 ClassifierConfig = Annotated[ResNet | LogReg | Mlp | Cnn, Field(discriminator="name")]
+
+
+class Head(Strict):
+    """A small network on the features of a frozen one; the defaults are GENIE's."""
+
+    channels: Channels | None = None
+    """Width; absent: that of the features it reads."""
+    blocks: Positive = 1
+    """Residual blocks."""
+    normalise: bool = False
+    """Normalise the features before they are read (GENIE: LSUN Church alone)."""
+    features: Literal["network", "none"] = "network"
+    """none: read state, eps and noise level alone, for networks that expose no features; a deviation from GENIE."""

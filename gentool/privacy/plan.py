@@ -16,7 +16,7 @@ from gentool.recipes.schema import Privacy
 MOST_NOISE = 1000.0
 """The largest noise multiplier that a target may ask for: with more, nothing would be learned."""
 STEPS = "dp-sgd"
-"""What the ledger calls the steps of private training: sums of clipped gradients of single records."""
+"""What the ledger calls the steps of most private training: sums of clipped gradients of single records."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Plan:
         sample_rate: the chance q of each record to join a step, independently (Poisson).
         records: the public number N of records. expected_batch: q N, what noisy sums are divided by.
         noise_multiplier: standard deviation of the noise / sensitivity; None: no noise (privacy.enabled: false).
+        mechanism: what a step releases, by its name in the ledger.
         sensitivity: L2 norm by which one record can move what is released: the clipping norm, in DP-SGD.
         delta: of the guarantee. target_epsilon: None where the noise was given instead.
         steps: the training's last step. first_step: where this plan takes over from another, else 0.
@@ -47,11 +48,12 @@ class Plan:
     accountant: str = "rdp"
     debug_seed: int | None = None
     notes: tuple[str, ...] = ()
+    mechanism: str = STEPS
 
     @property
     def release(self) -> Release:
         """What one step releases, as the ledger records it."""
-        return Release(STEPS, self.noise_multiplier, self.sample_rate, self.sensitivity)
+        return Release(self.mechanism, self.noise_multiplier, self.sample_rate, self.sensitivity)
 
     @property
     def judge(self) -> Accountant:
@@ -121,6 +123,7 @@ def plan(
     *,
     first_step: int = 0,
     previous: Plan | None = None,
+    private_step: tuple[str, float] | None = None,
 ) -> Plan:
     """Settles how much noise the steps from `first_step` to `steps` take.
 
@@ -130,6 +133,7 @@ def plan(
         before: what was released of the same data already; it counts towards a target.
         first_step: the step that training goes on from. previous: the plan of this run so far, if any: it is
             kept where nothing that matters has changed, so that what was started with one noise ends with it.
+        private_step: the recipe's `private_step`; None: DP-SGD's.
 
     Raises:
         UserError: records are not stated, or no reasonable noise meets the target; says what would.
@@ -151,6 +155,7 @@ def plan(
                 f"data.batch_size {batch_size} is more than the {records} records: "
                 "the sample rate is 1, every step uses all of them"
             )
+    mechanism, sensitivity = private_step or (STEPS, privacy.max_grad_norm)
     delta = privacy.delta or _default_delta(records)
     if delta > 1 / records:
         notes.append(
@@ -161,7 +166,8 @@ def plan(
         records=records,
         expected_batch=rate * records,
         noise_multiplier=privacy.noise_multiplier if privacy.enabled else None,
-        sensitivity=privacy.max_grad_norm,
+        sensitivity=sensitivity,
+        mechanism=mechanism,
         delta=delta,
         target_epsilon=privacy.epsilon if privacy.enabled else None,
         steps=steps,

@@ -6,11 +6,14 @@ editors complete from, and the generated reference in docs/.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction as Ratio
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from gentool.errors import UserError, did_you_mean
 
 SCHEMA = 1
 """Version of the recipe grammar; a recipe may say `schema: 1`, and one of a later version is refused."""
@@ -113,6 +116,10 @@ class TimeShift(Strict):
     """Variance of the data's values; 0 is the paper's rule."""
 
 
+_SOLVERS_OWN = {"grid", "grid_options", "options", "afs", "denoise"}
+"""Keys of the sample block that were chosen with one solver in mind."""
+
+
 class Sample(Strict):
     solver: str = "dpmpp-2m"
     """Solver by name; see `gentool solvers list`."""
@@ -138,6 +145,22 @@ class Sample(Strict):
     """Samples per network call; never changes a sample."""
     threshold: Literal["none", "static", "dynamic"] = "none"
     """Clip x0 predictions to the pixel range (images only)."""
+    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Other settings by name, for `gentool sample RUN --preset NAME`: keys of this block that differ. One that
+    names a solver takes nothing of this block's grid and options."""
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """What the preset changes in this block, by key.
+
+        Raises:
+            UserError: there is no such preset.
+        """
+        if name not in self.presets:
+            there_are = f"there are: {', '.join(self.presets)}" if self.presets else "the recipe has none"
+            raise UserError(f"no preset {name!r}{did_you_mean(name, list(self.presets))} ({there_are})")
+        given = self.presets[name]
+        plain = Sample().model_dump(mode="json", include=_SOLVERS_OWN) if "solver" in given else {}
+        return plain | given
 
 
 class Evaluate(Strict):
@@ -242,6 +265,15 @@ class Recipe(Strict):
     """What `gentool sample RUN` does when nothing is said."""
     evaluate: Evaluate = Evaluate()
     """What `gentool evaluate RUN` does when nothing is said."""
+
+    @property
+    def private_step(self) -> tuple[str, float]:
+        """What one private step releases, by its name in the ledger, and the L2 norm by which one record can move it.
+
+        Of DP-SGD: the sum of clipped gradients, and the clipping norm. A family that perturbs something else
+        overrides it.
+        """
+        return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
 
 
 def json_schema(recipes: Mapping[str, type[Recipe]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,33 +28,31 @@ COLOURS = (
 def grid(images: np.ndarray, labels: np.ndarray | None = None) -> Image.Image:
     """(N, H, W, C) uint8 -> one picture, row by row, ceil(sqrt(N)) columns.
 
-    Small pictures are enlarged by a whole factor, nearest neighbour. Where each row of the grid holds one
-    label, that label stands before the row.
+    Where each row of the grid holds one label, that label stands before the row.
     """
     columns = math.ceil(math.sqrt(len(images)))
-    return _sheet(images, columns, _row_labels(labels, math.ceil(len(images) / columns), columns))
+    return sheet(images, columns, _row_labels(labels, math.ceil(len(images) / columns), columns))
 
 
-def rows(sets: Mapping[str, np.ndarray]) -> Image.Image:
-    """A row a set of (N, H, W, C) uint8, its name before it: before and after, picture above picture."""
-    return _sheet(np.concatenate(list(sets.values())), len(next(iter(sets.values()))), list(sets))
+def sheet(images: np.ndarray, columns: int, names: Sequence[str] = ()) -> Image.Image:
+    """(N, H, W, C) uint8 -> one picture, row by row; `names` stand before the rows.
 
-
-def _sheet(images: np.ndarray, columns: int, names: Sequence[str]) -> Image.Image:
+    Small pictures are enlarged by a whole factor, nearest neighbour.
+    """
     count, height, width, _ = images.shape
     rows = math.ceil(count / columns)
     factor = max(1, math.ceil(READABLE / max(height, width)))
     high, wide = height * factor + GAP, width * factor + GAP
     margin = 10 + 8 * max(map(len, names)) if names else 0
-    sheet = Image.new("RGB", (margin + columns * wide + GAP, rows * high + GAP), "white")
+    page = Image.new("RGB", (margin + columns * wide + GAP, rows * high + GAP), "white")
     for i, pixels in enumerate(images):
         tile = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         tile = tile.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-        sheet.paste(tile, (margin + i % columns * wide + GAP, i // columns * high + GAP))
-    pen = ImageDraw.Draw(sheet)
+        page.paste(tile, (margin + i % columns * wide + GAP, i // columns * high + GAP))
+    pen = ImageDraw.Draw(page)
     for row, name in enumerate(names):
         pen.text((5, row * high + high // 2 - 6), name, fill="black")
-    return sheet
+    return page
 
 
 def _row_labels(labels: np.ndarray | None, rows: int, columns: int) -> Sequence[str]:

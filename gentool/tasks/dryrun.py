@@ -21,7 +21,7 @@ from gentool.recipes.schema import Recipe
 from gentool.tasks.train import build_module, quiet_lightning
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
-from gentool.training.private.step import PrivateStep
+from gentool.training.private.step import OwnStep, PrivateStep
 from gentool.training.probe import random_batch
 
 BUDGET = 20.0
@@ -71,7 +71,9 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     parameters = networks.summary(_parts(module))
     found = privacy_plan(resolved.recipe)
     batch = float(resolved.recipe.data.batch_size)
-    if found is None:
+    if found is None or module.own_private_step:
+        if found is not None:
+            module.private = OwnStep(found, Secrets())
         module.assume_data()
         size, rate, kept = measure(module, partial(one_step, module), spec, device)
         activations = kept * batch / size
@@ -99,7 +101,8 @@ def privacy_plan(recipe: Recipe) -> Plan | None:
     if recipe.privacy is None:
         return None
     records = recipe.data.public_records()
-    return plan(recipe.privacy, recipe.data.batch_size, recipe.trainer.max_steps, records)
+    size, steps = recipe.data.batch_size, recipe.trainer.max_steps
+    return plan(recipe.privacy, size, steps, records, private_step=recipe.private_step)
 
 
 def _parts(module: nn.Module) -> nn.Module:
@@ -168,8 +171,9 @@ def one_private_step(module: GenModule, step: PrivateStep, batch: Batch) -> tupl
 
 
 def fixed_bytes(module: GenModule) -> int:
-    """Weights, gradients, two Adam moments and the EMA, in float32."""
+    """Weights, gradients, two Adam moments and the EMA, in float32; of a frozen base its weights alone."""
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     adam = 0 if module.recipe.optimizer.name == "sgd" else 2
     ema = 0 if module.ema is None else sum(p.numel() * 4 for p in module.model.parameters())
-    return weights * (2 + adam) + ema
+    frozen = 0 if module.base is None else sum(p.numel() * p.element_size() for p in module.base.parameters())
+    return weights * (2 + adam) + ema + frozen

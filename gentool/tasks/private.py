@@ -18,7 +18,7 @@ from gentool.recipes.schema import Privacy, Recipe
 from gentool.runs.folder import RunFolder
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
-from gentool.training.private.step import PrivateStep
+from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
 
 Say = Callable[[str], None]
 
@@ -37,9 +37,13 @@ class PrivateTraining:
     stop: int
     ledger: Ledger | None
 
-    def set_up(self, module: GenModule, device: torch.device, rank: int, world: int, say: Say) -> PrivateStep:
-        """Tries the engine on the device and gives the module its step."""
+    def set_up(self, module: GenModule, device: torch.device, rank: int, world: int, say: Say) -> SecretStep:
+        """Gives the module its step; of DP-SGD the engine is tried on the device first."""
         module.to(device)
+        if module.own_private_step:
+            secrets, secure = Secrets(self.plan.debug_seed), self.privacy.secure_noise
+            module.private = OwnStep(self.plan, secrets, secure, self.cover, rank, world)
+            return module.private
         engine = build_engine(module, self.privacy, say)
         at_once, each = physical_batch(module, engine, self.privacy)
         say(
@@ -187,6 +191,7 @@ def _plan(recipe: Recipe, ledger: Ledger | None, first_step: int) -> Plan:
         () if ledger is None else ledger.phases(),
         first_step=first_step,
         previous=None if ledger is None else ledger.plan,
+        private_step=recipe.private_step,
     )
 
 

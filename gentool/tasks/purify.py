@@ -17,14 +17,13 @@ from gentool.data import to_uint8
 from gentool.diffusion.purify import Purifier
 from gentool.diffusion.purify_levels import langevin_time, level_of, method_named, notices
 from gentool.errors import GentoolError, UserError
-from gentool.metrics.classifier import Judge
 from gentool.runs import pictures
 from gentool.runs.atomic import atomic_write, check_writable
-from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.picture_input import Pictures, Split, fit_shape, read_pictures, resized
+from gentool.tasks.readings import Readings, load_judge, read_both
 from gentool.tasks.sample import label_cycle, load_run
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
@@ -51,32 +50,6 @@ class Settings:
     steps: int | None = None
     rounds: int = 1
     label: str | None = None
-
-
-@dataclass(frozen=True)
-class Readings:
-    """What a classifier reads before and after. `right`: shares that are the given labels, where there are any."""
-
-    run: str
-    before: list[int]
-    after: list[int]
-    class_names: tuple[str, ...]
-    right: tuple[float, float] | None
-
-    @property
-    def changed(self) -> int:
-        return sum(a != b for a, b in zip(self.before, self.after))
-
-    def document(self) -> dict[str, Any]:
-        right = {} if self.right is None else dict(zip(("accuracy_before", "accuracy_after"), self.right))
-        return {
-            "run": self.run,
-            "before": self.before,
-            "after": self.after,
-            "class_names": list(self.class_names),
-            "changed": self.changed,
-            **right,
-        }
 
 
 @dataclass(frozen=True)
@@ -117,7 +90,7 @@ def build_purifier(module: GenModule, settings: Settings) -> Purifier:
         raise UserError(
             f"a run of the family {family} is no denoiser to purify with; give a diffusion run (edm, dpdm)"
         )
-    denoiser = module.likelihood_model()
+    denoiser = module.model
     if denoiser.process.state_parts != 1 or module.likelihood_prior() is not None:
         raise UserError(
             f"the family {family} adds no Gaussian noise to pictures alone, which purification does"
@@ -151,20 +124,6 @@ def _label(module: DenoisingModule, asked: str | None) -> int | None:
             "give --label, or train with label dropout"
         )
     return module.classes
-
-
-def load_judge(path: str, shape: tuple[int, ...], device: torch.device) -> tuple[RunFolder, GenModule, Judge]:
-    """A classifier's run for pictures of this shape.
-
-    Raises:
-        UserError: no classifier, or one of pictures of another shape.
-    """
-    run, _, module = load_run(path)
-    judge = module.to(device).judge()
-    if module.spec.shape != shape:
-        theirs, ours = ("x".join(map(str, s)) for s in (module.spec.shape, shape))
-        raise UserError(f"--classifier: it reads pictures of {theirs}, these are {ours}", path)
-    return run, module, judge
 
 
 def purify(
@@ -211,6 +170,8 @@ def purify(
     if not (found.single and out.suffix.lower() == ".png"):
         check_output(out, "image")
     check_writable(out.absolute().parent)
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise UserError("is INPUT itself: name another output", str(out))
     say(
         f"{len(fed)} pictures, {purifier.nfe} network calls each ({purifier.method}, t* = {purifier.t_star:.4g})"
     )
@@ -225,7 +186,7 @@ def purify(
             resized(fed, size) if fed.shape[1] != found.x.shape[1] else found.x,
             resized(after, size),
         )
-    readings = None if judge is None else _read(judge, before, after, found, device)
+    readings = None if judge is None else read_both(*judge, before, after, found.labels)
     how = {"process": purifier.process.name, **purifier.describe()}
     provenance = {
         **describe_machine(),
@@ -267,27 +228,6 @@ def _together(purifier: Purifier, x: Tensor, rows: Sequence[int], seed: int) -> 
     )
 
 
-@torch.no_grad()
-def _read(
-    classifier: tuple[RunFolder, GenModule, Judge],
-    before: Tensor,
-    after: Tensor,
-    found: Pictures,
-    device: torch.device,
-) -> Readings:
-    run, module, judge = classifier
-    said = [
-        torch.cat([judge.logits(part.to(device)).argmax(1).cpu() for part in x.split(256)])
-        for x in (before, after)
-    ]
-    right = None
-    if found.labels is not None and (found.labels >= 0).all():
-        labels = torch.from_numpy(found.labels)
-        right = (float((said[0] == labels).double().mean()), float((said[1] == labels).double().mean()))
-    names = module.spec.class_names
-    return Readings(run.path.name, said[0].tolist(), said[1].tolist(), names, right)
-
-
 def _write(out: Path, found: Pictures, before: Tensor, after: Tensor, provenance: dict[str, Any]) -> Path:
     """The purified pictures, and the panel beside them."""
     old, new = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
@@ -296,7 +236,13 @@ def _write(out: Path, found: Pictures, before: Tensor, after: Tensor, provenance
             Image.fromarray(new[0, ..., 0] if new.shape[-1] == 1 else new[0]).save(scratch, format="PNG")
     else:
         write_samples(out, new, None if found.labels is None else np.asarray(found.labels), provenance)
-    panel = out.with_name(f"{out.stem}-panel.png")
+    return write_panel(out, old, new)
+
+
+def write_panel(out: Path, before: np.ndarray, after: np.ndarray) -> Path:
+    """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`."""
+    panel, shown = out.with_name(f"{out.stem}-panel.png"), min(SHOWN, len(before))
+    both = np.concatenate([before[:shown], after[:shown]])
     with atomic_write(panel) as scratch:
-        pictures.rows({"before": old[:SHOWN], "after": new[:SHOWN]}).save(scratch, format="PNG")
+        pictures.sheet(both, shown, ("before", "after")).save(scratch, format="PNG")
     return panel

@@ -24,6 +24,7 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
+from gentool.tasks.base import matched
 from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide, SampleRequest
@@ -66,9 +67,10 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     """
     run = RunFolder.open(path)
     resolved = stored_recipe(run, overrides)
-    tensors, _ = load_weights(run.require_weights())
-    spec = data_spec(run)
-    module = families.module_class(resolved.recipe.family)(resolved.recipe, spec)
+    tensors, metadata = load_weights(run.require_weights())
+    family = resolved.recipe.family
+    base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
+    module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -107,6 +109,7 @@ def sample(
     out: Path | None = None,
     devices: int = 1,
     classifier: Path | str | None = None,
+    preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
     on_sample: OnSample | None = None,
@@ -118,14 +121,17 @@ def sample(
 
     Args:
         label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
-        settings: what differs from the recipe's `sample:` block, by key.
+        preset: the recipe's `sample.presets` entry to start from.
+        settings: what differs from the recipe's `sample:` block (or from its preset), by key.
         changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
         classifier: the run whose classifier the guidance rule `classifier` asks.
     """
     started = time.perf_counter()
-    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    run, resolved, module = load_run(path, [*named, *(f"sample.{change}" for change in changes)])
+    base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
+    # the presets not taken are out: they need not fit what is said now
+    overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]
+    run, resolved, module = load_run(path, overrides)
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
     if count < 1:
@@ -139,7 +145,8 @@ def sample(
     job = replace(job, labels=label_cycle(label, module, guide))
     for line in module.check_request(chosen, guide):
         say(line)
-    out = out or run.samples / default_name(job, count)
+    solver = module.solver_name(chosen)
+    out = out or run.samples / default_name(job, solver, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     arrays, nfe = [], []
@@ -166,13 +173,21 @@ def sample(
         provenance |= {"classifier": guiding.path.name, "classifier_sha256": fingerprint(guiding.weights)}
     write_samples(out, images, labels, provenance)
     seconds = time.perf_counter() - started
-    return Sampled(out, count, mean_nfe, seconds, chosen.solver, seed, images, labels)
+    return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels)
 
 
-def default_name(job: Job, count: int) -> str:
+def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:
+    """Changes to a recipe's `sample:` block as overrides of the recipe."""
+    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    return [*named, *(f"sample.{change}" for change in changes)]
+
+
+def default_name(job: Job, solver: str, count: int) -> str:
     """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
     asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
-    return f"{job.settings.solver}-{job.settings.steps}-seed{job.seed}-n{count}-{asked}.h5"
+    if solver == job.settings.solver:
+        solver += f"-{job.settings.steps}"
+    return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"
 
 
 def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:
@@ -231,7 +246,15 @@ def load_guide(job: Job, device: torch.device) -> Guide | None:
 def draw_span(
     job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
 ) -> tuple[np.ndarray, float]:
-    """Samples span[0] .. span[1]-1 as the file keeps them (uint8 NHWC pictures, float32 otherwise), and their NFE.
+    """Samples span[0] .. span[1]-1 as the file keeps them, and their NFE."""
+    x, nfe = draw_rows(job, module, guide, span, device)
+    return as_kept(x, module.spec.kind), nfe
+
+
+def draw_rows(
+    job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
+) -> tuple[torch.Tensor, float]:
+    """Samples span[0] .. span[1]-1 in model space, and their NFE.
 
     A span that the device has no memory for is drawn in halves: samples do not depend on their batch.
 
@@ -249,15 +272,15 @@ def draw_span(
         torch.cuda.empty_cache()
     middle = (first + last) // 2
     (left, left_nfe), (right, right_nfe) = (
-        draw_span(job, module, guide, half, device) for half in ((first, middle), (middle, last))
+        draw_rows(job, module, guide, half, device) for half in ((first, middle), (middle, last))
     )
     nfe = (left_nfe * len(left) + right_nfe * len(right)) / (last - first)
-    return np.concatenate([left, right]), nfe
+    return torch.cat([left, right]), nfe
 
 
 def _draw_together(
     job: Job, module: GenModule, guide: Guide | None, indices: range, device: torch.device
-) -> tuple[np.ndarray, float]:
+) -> tuple[torch.Tensor, float]:
     labels = None
     if job.labels is not None:
         labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
@@ -271,9 +294,14 @@ def _draw_together(
     )
     with torch.no_grad():
         drawn = module.draw(request)
-    if module.spec.kind == "image":
-        return to_uint8(drawn.x).permute(0, 2, 3, 1).cpu().numpy(), drawn.nfe
-    return drawn.x.float().cpu().numpy(), drawn.nfe
+    return drawn.x, drawn.nfe
+
+
+def as_kept(x: torch.Tensor, kind: str) -> np.ndarray:
+    """Samples in model space as files keep them: uint8 NHWC pictures, float32 otherwise."""
+    if kind == "image":
+        return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+    return x.float().cpu().numpy()
 
 
 _state: dict[str, Any] = {}

@@ -20,12 +20,12 @@ from gentool.diffusion.gradients.check import Agreement, agreement, require
 from gentool.diffusion.gradients.rollout import Replay
 from gentool.errors import UserError
 from gentool.recipes.schema import Sample
-from gentool.runs import pictures
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.atomic import check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.purify import load_judge
+from gentool.tasks.purify import write_panel
+from gentool.tasks.readings import load_judge
 from gentool.tasks.sample import label_cycle, load_run
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
@@ -61,7 +61,10 @@ class Steering:
 
 @dataclass(frozen=True)
 class Steered:
-    """Log probabilities and readings of each picture before and after, and where the pictures are."""
+    """Log probabilities and readings of each picture before and after, and where the pictures are.
+
+    `nfe`: network calls of one draw; a gradient takes twice as many and, with few states kept, more.
+    """
 
     path: Path
     panel: Path
@@ -199,7 +202,7 @@ def steer(
         moved = climb(sample, score, z, how)
         with torch.no_grad():  # the last noise is judged, not the one before its move
             new = module.draw(replace(request, start=moved))
-        calls += len(rows) * old.nfe * (2 + 2 * how.iterations)
+        calls += len(rows) * old.nfe
         found.append((old.x.cpu(), new.x.cpu()))
         report(rows.stop, count, {})
     before, after = (torch.cat(side) for side in zip(*found))
@@ -219,9 +222,7 @@ def steer(
     }
     old_pixels, new_pixels = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
     write_samples(out, new_pixels, None, provenance)
-    panel = out.with_name(f"{out.stem}-panel.png")
-    with atomic_write(panel) as scratch:
-        pictures.rows({"before": old_pixels[:16], "after": new_pixels[:16]}).save(scratch, format="PNG")
+    panel = write_panel(out, old_pixels, new_pixels)
     return Steered(
         path=out,
         panel=panel,

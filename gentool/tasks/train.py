@@ -19,23 +19,27 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from gentool import families
-from gentool.data import DataSpec, StepBatches, loader, open_set
+from gentool.data import StepBatches, loader, open_set
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
-from gentool.noise import mix
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
+from gentool.recipes.schema import Trainer as TrainerConfig
 from gentool.runs import checkpoints
 from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
+from gentool.tasks.base import DIGEST, describe
+from gentool.tasks.build import build_module, start_from_base
 from gentool.tasks.card import account_of_run, model_card
 from gentool.tasks.private import PrivateTraining, prepare
 from gentool.tasks.resume import check_same_run, find_run
+from gentool.tasks.sample import load_run
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
+from gentool.training.private.step import PrivateStep
 from gentool.training.signals import StopFlag
 
 RUN_DIR = "GENTOOL_RUN_DIR"
@@ -114,7 +118,9 @@ def _train(
     quiet_lightning()
     torch.set_float32_matmul_precision(config.matmul)
     dataset = open_set(recipe.data, "train")
-    module = build_module(recipe, dataset.spec)
+    rank_zero = is_main_process()
+    base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else None
+    module = build_module(recipe, dataset.spec, None if base is None else load_run(base.path)[2])
     module.say = say
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
@@ -135,12 +141,12 @@ def _train(
         snapshot.restore_weights(module, state)
         done = module.step >= config.max_steps
         say(f"{'complete at' if done else 'going on from'} step {module.step} of {config.max_steps}")
-    rank_zero = is_main_process()
     provenance = {
         **describe_machine(),
         "recipe": resolved.name,
         "data_fingerprint": dataset.fingerprint,
         "data_spec": asdict(dataset.spec),
+        **({} if base is None else {"base": describe(base)}),
     }
     if dataset.skipped:
         provenance["data_skipped"] = [f"{fault.where}: {fault.message}" for fault in dataset.skipped]
@@ -157,7 +163,7 @@ def _train(
             taken["ledger"] = private.head
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
-            save_model(run, trained, resolved)
+            save_model(run, trained, resolved, provenance.get("base", {}).get("sha256"))
         trainer.strategy.barrier()
 
     stop = config.max_steps if private is None else private.stop
@@ -193,12 +199,6 @@ def is_main_process() -> bool:
     return next((int(rank) == 0 for rank in ranks if rank is not None), True)
 
 
-def build_module(recipe: Recipe, spec: DataSpec) -> GenModule:
-    """The family's module with freshly initialised weights; the same for the same seed."""
-    torch.manual_seed(mix(recipe.seed, "weights"))
-    return families.module_class(recipe.family)(recipe, spec)
-
-
 def fit(
     module: GenModule,
     recipe: Recipe,
@@ -214,7 +214,7 @@ def fit(
             accelerator=config.accelerator,
             devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
             num_nodes=config.nodes,
-            strategy=config.strategy,
+            strategy=strategy_of(module, config),
             precision=config.precision,
             max_epochs=1,
             accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
@@ -239,7 +239,7 @@ def fit(
     if private is not None:
         step = private.set_up(module, trainer.strategy.root_device, rank, world, say)
         batches = step.batches(len(dataset), module.step, private.stop)
-        compiled: Sequence[Any] = (step.engine,)
+        compiled: Sequence[Any] = (step.engine,) if isinstance(step, PrivateStep) else module.compiled_parts()
     else:
         compiled = module.compiled_parts()
         batches = StepBatches(
@@ -262,6 +262,15 @@ def fit(
             "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
             f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
+
+
+def strategy_of(module: GenModule, config: TrainerConfig) -> str:
+    """Lightning's name; plain ddp takes it for an error when a backward pass leaves weights out."""
+    several = config.strategy == "ddp" or config.devices not in ("auto", 1) or config.nodes > 1
+    several = several or (config.devices == "auto" and torch.cuda.device_count() > 1)
+    if not (module.takes_turns and several) or config.strategy == "fsdp":
+        return config.strategy
+    return "ddp_find_unused_parameters_true"
 
 
 def compile_in_place(parts: Sequence[Any], device: torch.device, say: Say) -> None:
@@ -293,17 +302,17 @@ def make_loggers(names: Sequence[str], folder: Path) -> Any:
         ) from None
 
 
-def save_model(run: RunFolder, module: GenModule, resolved: Resolved) -> None:
-    """model.safetensors: the averaged weights where there are any."""
-    tensors = module.model.state_dict() if module.ema is None else module.ema.model_state()
+def save_model(run: RunFolder, module: GenModule, resolved: Resolved, base: str | None) -> None:
+    """model.safetensors: the averaged weights where there are any, and the SHA-256 of the base they stand on."""
     save_weights(
         run.weights,
-        tensors,
+        module.released_state(),
         {
             "family": resolved.recipe.family,
             "recipe": resolved.name,
             "step": str(module.step),
             "weights": "raw" if module.ema is None else "ema",
+            **({} if base is None else {DIGEST: base}),
         },
     )
 

@@ -103,7 +103,7 @@ class StepEnd(Callback):
         micro = module.step * accumulate - len(losses) + bad
         raise NonFiniteError(
             f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} "
-            f"(training batch {micro}, learning rate {self._lr:g}); {self._advice()}"
+            f"(training batch {micro}, learning rate {self._lr:g}); {self._advice(module)}"
         )
 
     def _check_weights(self, module: GenModule) -> None:
@@ -112,11 +112,11 @@ class StepEnd(Callback):
             if not bool(torch.isfinite(weight).all()):
                 raise NonFiniteError(
                     f"the loss is finite, but the weights {name} are NaN or infinite after step "
-                    f"{module.step} (learning rate {self._lr:g}); {self._advice()}"
+                    f"{module.step} (learning rate {self._lr:g}); {self._advice(module)}"
                 )
 
-    def _advice(self) -> str:
-        change = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
+    def _advice(self, module: GenModule) -> str:
+        change = module.remedies
         if self._saved_at == 0:
             return f"there is no checkpoint yet: {change}, and start again"
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,14 +11,18 @@ from torch import Tensor
 from gentool import networks
 from gentool.data import Batch, DataSpec, to_model
 from gentool.diffusion import denoiser as denoisers
+from gentool.diffusion import likelihood
 from gentool.diffusion import loss as losses
 from gentool.diffusion import precond as preconds
 from gentool.diffusion.denoiser import Denoiser
+from gentool.diffusion.likelihood import Likelihood
+from gentool.diffusion.loss import Loss
 from gentool.errors import UserError
 from gentool.networks.augment import LABELS, augment
+from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training import drawing
-from gentool.training.denoising_config import DenoisingRecipe
+from gentool.training.denoising_config import NetworkRecipe
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -26,14 +31,16 @@ from gentool.training.sampling import Drawn, Guide, SampleRequest
 class DenoisingModule(GenModule):
     """Any process, preconditioning, law of noise levels, weight and network of the shared floor.
 
-    A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs.
+    A family subclasses it and its recipe class (`denoising_config.DenoisingRecipe`), and overrides what differs; one
+    with a process outside `DiffusionConfig` starts from `denoising_config.NetworkRecipe` and writes `build_model`.
     """
 
     averages_draws = True
-    recipe: DenoisingRecipe
+    recipe: NetworkRecipe
     model: Denoiser
+    loss: Loss
 
-    def __init__(self, recipe: DenoisingRecipe, spec: DataSpec) -> None:
+    def __init__(self, recipe: NetworkRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
         config = recipe.model
         if config.conditional and spec.classes == 0:
@@ -43,15 +50,21 @@ class DenoisingModule(GenModule):
                 f"model.augment and model.flip are for images; {recipe.data.name} is {spec.kind} data"
             )
         self.classes = spec.classes if config.conditional else 0
-        self.model = denoisers.build(config, self.build_network)
-        self.loss = losses.build(config, self.model)
+        self.model, self.loss = self.build_model()
 
-    def build_network(self, out_factor: int) -> networks.Network:
+    def build_model(self) -> tuple[Denoiser, Loss]:
+        """The denoiser around its network, and the loss that it learns by."""
+        config = self.recipe.model.diffusion
+        model = denoisers.build(config, self.build_network)
+        return model, losses.build(config, model)
+
+    def build_network(self, out_factor: int, in_factor: int = 1) -> networks.Network:
+        """The recipe's network, for inputs and outputs of so many times the data's channels."""
         channels, size = network_shape(self.spec)
         config = self.recipe.model.network
         if self.recipe.model.augment:  # the network is told what was done to its input
             config = config.model_copy(update={"augment": LABELS})
-        return networks.build(config, channels, channels * out_factor, size, self.classes)
+        return networks.build(config, channels * in_factor, channels * out_factor, size, self.classes)
 
     def fit_to_data(self, dataset: Any) -> None:
         if self.model.precond.unmeasured:
@@ -83,11 +96,7 @@ class DenoisingModule(GenModule):
         if config.augment:
             x0, found["augment"] = augment(x0, self.host_rng, config.augment)
         elif config.flip:
-            mirrored = (
-                self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
-                < 0.5
-            )
-            x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
+            x0 = self.mirrored(x0)
         draws = self.loss.draw(len(x0) * self.world, x0.shape[1:], self.rng, draws=self.draws)
         found["u"], found["noise"] = (self.own_rows(v) for v in draws)
         return {"x0": x0, **found}
@@ -104,10 +113,7 @@ class DenoisingModule(GenModule):
 
     def training_labels(self, label: Tensor) -> Tensor | None:
         """Labels with a share of them replaced by the null label, sample by sample."""
-        if self.classes == 0:
-            return None
-        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
-        return torch.where(drop < self.recipe.model.label_dropout, self.classes, label)
+        return self.dropped_labels(label, self.recipe.model.label_dropout)
 
     def draw(self, request: SampleRequest) -> Drawn:
         return drawing.draw(self.model, request, self.sampling_traits())
@@ -120,11 +126,19 @@ class DenoisingModule(GenModule):
             images=self.spec.kind == "image",
         )
 
+    def sampling_means(self) -> frozenset[str]:
+        return drawing.means(self.model, self.sampling_traits())
+
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         return drawing.check(settings, self.model, self.sampling_traits(), guide)
 
-    def likelihood_model(self) -> Denoiser:
-        return self.model
+    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
+        prior = self.likelihood_prior()
+        return likelihood.log_likelihood(self.model, self.model.process, x, noise, label=label, prior=prior)
+
+    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
+        """Log density (B,) of the end of the likelihood's ODE; None for the Gaussian of the process."""
+        return None
 
     def compiled_parts(self) -> list[torch.nn.Module]:
         return [self.model.network]

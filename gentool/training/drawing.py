@@ -12,7 +12,7 @@ from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
 from gentool.diffusion.guidance.classifier import StepGain
-from gentool.diffusion.predictor import Guidance, Predictor
+from gentool.diffusion.predictor import Derive, Guidance, Predictor
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.diffusion.solvers.core import build as build_solver
@@ -34,12 +34,26 @@ class Traits:
         classes: 0 for an unconditional model; the null label otherwise.
         label_dropout: the share of labels dropped in training.
         images: whether x0 lives in [-1, 1] pixels, so that thresholding makes sense.
+        derive: the denoiser with a head that predicts the derivative of eps, where there is one.
     """
 
     shape: tuple[int, ...]
     classes: int
     label_dropout: float
     images: bool
+    derive: Derive | None = None
+
+
+def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
+    """What solvers may ask of one denoiser (`SolverInfo.lacking`)."""
+    if denoiser.process.state_parts > 1:
+        return frozenset({"velocity", "time", "adaptive"})
+    found = {"data", "time", "adaptive"}
+    if denoiser.precond.continuous:
+        found.add("derivative")
+    if traits.derive is not None:
+        found.add("head")
+    return frozenset(found)
 
 
 def build_guidance(
@@ -59,7 +73,7 @@ def build_guidance(
 
 def mean_gain(settings: Sample, grid: Grid, process: Process) -> StepGain | None:
     """What shifts the means of the solver's steps along a classifier's gradient; None where they have no noise."""
-    solver = build_solver(settings.solver, settings.options)
+    solver = build_solver(settings.solver, settings.options, process.state_parts)
     if not isinstance(solver, Ancestral) or not solver.stochastic or settings.time_shift is not None:
         return None
     return StepGain(grid.sigma[:-1], mean_gains(solver, grid, process))
@@ -101,20 +115,69 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         UserError: unknown solver, option, grid or rule, one that the model lacks the means for, or a guide
             that does not fit the model.
     """
-    solver, grid = build_solver(settings.solver, settings.options), build_grid(settings, denoiser.process)
+    info = SOLVERS.get(SOLVERS.check(settings.solver))
+    if reason := info.lacking(means(denoiser, traits)):
+        raise UserError(f"{settings.solver}: {reason}", "sample.solver")
+    solver = build_solver(settings.solver, settings.options, denoiser.process.state_parts)
+    grid = build_grid(settings, denoiser.process)
+    if {"derivative", "head"} & set(info.needs):
+        check_derivative(settings, predicted="head" in info.needs)
+    if (
+        settings.afs
+        and grid.steps == 1
+        and not settings.denoise
+        and (info.nfe == "N" or grid.final == "zero")
+    ):
+        raise UserError("the only step would be the analytic one: no network call at all", "sample.afs")
     if settings.denoise and grid.final == "zero":
         raise UserError("sample.denoise: this grid ends at sigma = 0, where the state is x0 already")
     if solver.adaptive and (settings.afs or settings.time_shift):
         raise UserError(
             f"sample: {settings.solver} chooses its own steps; afs and time_shift have no place there"
         )
+    if denoiser.process.state_parts > 1 and (settings.afs or settings.time_shift):
+        raise UserError(
+            "sample.afs and time_shift are for states of data alone; this model's have a velocity"
+        )
     build_guidance(settings, grid, denoiser, traits, guide)
     if guide is not None:
+        if denoiser.process.state_parts > 1:
+            raise UserError(
+                "--classifier: it reads noisy data, and this model's states have a velocity beside them"
+            )
         check_guide(guide, grid, traits)
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
     clipped = settings.threshold != "none" or not traits.images
     return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
+
+
+def check_derivative(settings: Sample, *, predicted: bool) -> None:
+    """Refuses what has no derivative, or none that a head's can be combined into.
+
+    Raises:
+        UserError: a time shift; for a predicted derivative, thresholding or a rule that is not linear.
+    """
+    if settings.time_shift is not None:
+        raise UserError(
+            f"{settings.solver} takes derivatives, and a shifted time has none", "sample.time_shift"
+        )
+    if not predicted:
+        return
+    if settings.threshold != "none":
+        raise UserError(
+            f"{settings.solver}'s head knows the derivative of the prediction as it is; ttm2 differentiates the "
+            "clipped one",
+            "sample.threshold",
+        )
+    for name, rule in rules.check(settings.guidance).items():
+        if not (isinstance(rule, rules.CfgOptions) and rule.rescale == 0):
+            what = f"{name} with rescale" if isinstance(rule, rules.CfgOptions) else name
+            raise UserError(
+                f"{what}: {settings.solver} mixes the head's derivatives as the rule mixes predictions, which only "
+                "plain cfg allows; ttm2 differentiates any rule",
+                "sample.guidance",
+            )
 
 
 def draw(
@@ -132,6 +195,10 @@ def draw(
         # the labels of an unconditional model are for its guide alone
         return denoiser(x, sigma, label if traits.classes else None)
 
+    def derive(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert traits.derive is not None
+        return traits.derive(x, sigma, label if traits.classes else None)
+
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
         with perturb(denoiser.network, layers):
@@ -140,6 +207,7 @@ def draw(
     grid = build_grid(settings, process)
     predict = Predictor(
         denoise,
+        derive=derive if traits.derive is not None else None,
         variants={"perturbed": perturbed},
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
@@ -147,17 +215,19 @@ def draw(
         guidance=build_guidance(settings, grid, denoiser, traits, request.guide),
         threshold=settings.threshold,
     )
-    noise = request.noise(traits.shape, dtype)
+    noise = request.noise(process.state_shape(traits.shape), dtype)
     normal = noise.normal("prior") if request.start is None else request.start.to(request.device, dtype)
-    prior = normal * (float(grid.sigma[0]) * process.prior_std / process.sigma_max)
+    prior = normal * process.prior_scale(float(grid.sigma[0]))
     if prior_factors is not None:
-        prior = prior * prior_factors.to(prior).view(-1, *[1] * len(traits.shape))
+        prior = prior * prior_factors.to(prior).view(-1, *[1] * (prior.dim() - 1))
+    if prior.dim() == 4:  # layouts of pictures: a state with a velocity has a dimension more
+        prior = prior.to(memory_format=memory_format(denoiser.network))
     result = integrate(
         predict,
         process,
-        build_solver(settings.solver, settings.options),
+        build_solver(settings.solver, settings.options, process.state_parts),
         grid,
-        prior.to(memory_format=memory_format(denoiser.network)),
+        prior,
         noise,
         first="afs" if settings.afs else None,
         denoise=settings.denoise,
@@ -165,7 +235,8 @@ def draw(
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
         replay=request.replay,
     )
-    return Drawn(result.x.to(torch.float32), result.nfe, result.manifest)
+    x = result.x if settings.denoise else process.data_part(result.x)
+    return Drawn(x.to(torch.float32), result.nfe, result.manifest)
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
+from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
@@ -24,9 +25,10 @@ from gentool.training.microbatch import mean_in_parts
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
-    from gentool.diffusion.denoiser import Denoiser
+    from gentool.diffusion.likelihood import Likelihood
     from gentool.metrics.classifier import Judge
-    from gentool.training.private.step import PrivateStep
+    from gentool.noise import Noise
+    from gentool.training.private.step import PrivateStep, SecretStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
@@ -43,12 +45,18 @@ class GenModule(LightningModule):
 
     Attributes:
         draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
+        remedies: what to change when the loss or the weights became NaN.
+        takes_turns: whether a training step goes back through one of several networks at a time.
         averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
             `losses` averages (noise multiplicity).
         draws: how many; above 1 in private training alone.
+        own_private_step: whether `training_step` is private by a mechanism of its own: it bounds and noises what
+            the recipe's `private_step` says, as `private` (then an `OwnStep`) has it.
         private: the step of private training, while it is trained so.
         step: optimiser steps done, over all resumptions.
         classes: class labels the model takes; 0 when it is unconditional.
+        base: the frozen model that this one is distilled from, where its family has one (`Family.distils`): it moves
+            along to another device or precision, and is never trained, saved or averaged with the module's own weights.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
             global batch and keep their own rows.
         say: where a line for the user goes.
@@ -57,8 +65,12 @@ class GenModule(LightningModule):
     """
 
     draws_samples: ClassVar[bool] = True
+    remedies: ClassVar[str] = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
+    takes_turns: ClassVar[bool] = False
     averages_draws: ClassVar[bool] = False
+    own_private_step: ClassVar[bool] = False
     model: nn.Module
+    base: GenModule | None = None
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
         super().__init__()
@@ -70,7 +82,7 @@ class GenModule(LightningModule):
         self.host_rng = torch.Generator()
         self.ema: Ema | None = None
         self.draws = 1 if recipe.privacy is None else recipe.privacy.noise_multiplicity
-        self.private: PrivateStep | None = None
+        self.private: SecretStep | None = None
         self.automatic_optimization = recipe.privacy is None
         self.say: Callable[[str], None] = lambda line: None
         self._first_micro = 0
@@ -119,6 +131,22 @@ class GenModule(LightningModule):
         `guide` is the classifier that the request will bring.
         """
 
+    def sampling_means(self) -> frozenset[str]:
+        """What solvers may ask of this model (`SolverInfo.lacking`): the kind of its states, and the needs it meets.
+
+        None for a family that draws in a way of its own.
+        """
+        return frozenset()
+
+    def usable_solvers(self) -> dict[str, str | None]:
+        """Each solver of the catalogue: None where this model can be sampled with it, else the reason why not."""
+        means = self.sampling_means()
+        return {name: SOLVERS.get(name).lacking(means) for name in SOLVERS}
+
+    def solver_name(self, settings: Sample) -> str:
+        """What draws the samples, as results and file names tell it."""
+        return settings.solver
+
     def guide(self) -> Guide:
         """This model as the classifier of classifier guidance.
 
@@ -146,17 +174,17 @@ class GenModule(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
 
-    def likelihood_model(self) -> Denoiser:
-        """The denoiser whose probability-flow ODE gives the likelihood.
+    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
+        """log density of data x (B, ...) in model space; noise has the shape of a sample.
 
         Raises:
             UserError: this family has none.
         """
-        raise UserError(f"the family {self.recipe.family} has no exact likelihood")
+        raise UserError(f"the family {self.recipe.family} has no likelihood")
 
-    def likelihood_prior(self) -> Callable[[Tensor], Tensor] | None:
-        """Log density (B,) of that ODE's end; None for the Gaussian of the process."""
-        return None
+    def released_state(self) -> dict[str, Tensor]:
+        """What model.safetensors holds: the state of `model`, its weights averaged where there is an average."""
+        return self.model.state_dict() if self.ema is None else self.ema.model_state()
 
     def compiled_parts(self) -> list[nn.Module]:
         """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
@@ -189,6 +217,27 @@ class GenModule(LightningModule):
         process would have seen."""
         return self.own_rows(draw(count * self.world))
 
+    def mirrored(self, x0: Tensor) -> Tensor:
+        """Pictures (B, C, H, W), each turned left to right with probability 1/2."""
+        u = self.global_draw(len(x0), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        return torch.where((u < 0.5).view(-1, 1, 1, 1), x0.flip(3), x0)
+
+    def dropped_labels(self, label: Tensor, share: float) -> Tensor | None:
+        """(B,) labels, each replaced by the null label with probability `share`; None for an unconditional model."""
+        if self.classes == 0:
+            return None
+        drop = self.global_draw(len(label), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        return torch.where(drop < share, self.classes, label)
+
+    def adopt(self, base: GenModule) -> None:
+        """Takes `base`, frozen and in eval mode: past `nn.Module`'s registry, so that no state dict holds it."""
+        self.__dict__["base"] = base.eval().requires_grad_(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.base is not None:
+            self.base._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
     def try_examples(self, batch: Batch) -> Examples:
         """The examples of a batch without a Trainer."""
         self._seed(0)
@@ -209,7 +258,7 @@ class GenModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.private is not None:
-            return self._private_step(self.private, batch)
+            return self._private_step(cast("PrivateStep", self.private), batch)
         self._examples = self.examples(batch)
         return self._fitting_loss()
 
@@ -232,6 +281,9 @@ class GenModule(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's backward pass; out of memory, the step is worked off again in parts."""
         config = self.recipe.trainer
+        if not self.automatic_optimization:  # a step of its own, whose losses are not means over examples
+            super().backward(loss, *args, **kwargs)
+            return
         try:
             super().backward(loss, *args, **kwargs)
             return
@@ -306,7 +358,10 @@ class GenModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         # a gradient scaler and clipping want to unscale between the backward pass and the step
-        fused = self.recipe.trainer.precision != "16-mixed"
+        config = self.recipe.trainer
+        # Lightning's plug-in of either mixed precision refuses to clip the gradients of a fused optimiser
+        clipped = config.precision == "bf16-mixed" and config.clip_norm is not None
+        fused = config.precision != "16-mixed" and not clipped
         return build_optimizer(self.recipe.optimizer, self.parameters(), fused=fused)
 
     def lr_schedules(self) -> list[LrSchedule]:

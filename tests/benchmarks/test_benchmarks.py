@@ -38,7 +38,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     before = dict(sys.modules)
     yield lambda name: load(ROOT / "benchmarks" / f"{name}.py")
-    for name in ("common", "models", *(script.stem for script in SCRIPTS)):
+    for name in ("common", "models", "distilled", *(script.stem for script in SCRIPTS)):
         if name not in before:
             sys.modules.pop(name, None)
 
@@ -160,7 +160,7 @@ def test_diffusers_loop_and_ours_draw_the_same_pictures(bench: Any) -> None:
         assert (ours - theirs).abs().max() < 2e-3 * ours.abs().max(), pair
 
 
-def test_every_solver_of_the_catalogue_is_timed(bench: Any) -> None:
+def test_every_solver_that_needs_no_head_is_timed(bench: Any) -> None:
     import torch
 
     from gentool.diffusion.solvers.catalog import SOLVERS
@@ -168,7 +168,7 @@ def test_every_solver_of_the_catalogue_is_timed(bench: Any) -> None:
     sampling = bench("bench_sampling")
     scale = sampling.Scale(channels=8, mult="[1, 1]", blocks=1, size=8, steps=2, rounds=1)
     found = sampling.overheads(scale, torch.device("cpu"))
-    assert list(found) == list(SOLVERS)
+    assert list(found) == [name for name in SOLVERS if "head" not in SOLVERS.get(name).needs]
     assert all(row["calls"] > 0 for row in found.values())
 
 
@@ -196,6 +196,62 @@ def test_digits_at_toy_size(bench: Any) -> None:
     assert set(found.figures["frechet_distance"]) == set(digits.CONFIGS)
     assert len(found.claims) == 7
     json.dumps(found.figures, allow_nan=False)
+
+
+def test_private_diffusion_at_toy_size(bench: Any) -> None:
+    """Every row is trained and judged, and a claim is made of each; what they say at this size means nothing."""
+    dpdm = bench("bench_dpdm_mnist")
+    scale = dpdm.Scale(dpdm.QUICK.rows, 1, 60, ("logreg",), 1, ("trainer.max_steps=2", "sample.steps=3"))
+    found = dpdm.measure(scale, 0, "dpdm/digits-small")
+    assert set(found) == {row.name for row in scale.rows}
+    for rows in found.values():
+        for row in rows:
+            row["mlp"] = row["logreg"]
+    assert len(dpdm.quick_claims(found)) == 4
+    json.dumps(found, allow_nan=False)
+
+
+def test_modes_are_counted_and_their_shares_judged(bench: Any) -> None:
+    """Exact shares: nothing missing is a divergence of 0, one mode of two log 2; a stray point is no mode."""
+    import torch
+
+    modes = bench("bench_ddgan_modes")
+    means = torch.tensor([[0.0, 0.0], [4.0, 0.0]], dtype=torch.float64)
+    even = modes.on_the_grid(means.repeat(50, 1) + 0.1, means, 0.1)
+    assert even == {"modes": 2, "kl": 0.0, "within": 1.0}
+    single = modes.on_the_grid(means[:1].repeat(50, 1) + 0.5, means, 0.1)
+    assert single["modes"] == 0
+    assert single["kl"] == pytest.approx(0.6931, abs=1e-4)
+    assert single["within"] == 0
+
+
+def test_modes_at_toy_size(bench: Any) -> None:
+    modes = bench("bench_ddgan_modes")
+    found = modes.on_points(modes.Scale(steps=2, seeds=1, count=100), 0)
+    assert set(found.figures["by_steps"]) == {1, 2, 4, 8}
+    assert len(found.claims) == 4
+    json.dumps(found.figures, allow_nan=False)
+
+
+def test_genie_at_toy_size(bench: Any) -> None:
+    digits, distilled = bench("bench_genie_digits"), bench("distilled")
+    tiny = distilled.Plan(
+        digits.BASE,
+        ("model.network={name: film-mlp, width: 16, blocks: 1}", "trainer.max_steps=2"),
+        digits.HEAD,
+        ("trainer.max_steps=2",),
+        count=20,
+        grids=("uniform-t",),
+    )
+    study = distilled.study(tiny, 0, judge=False)
+    found = study["grids"]["uniform-t"]
+    assert set(found) == {*distilled.FREE, *distilled.ABLATIONS}
+    assert [row["nfe"] for row in found["genie"]] == [5, 10, 15]
+    assert [row["nfe"] for row in found["ttm2"]] == [15, 30, 45]
+    for row in (row for rows in found.values() for row in rows):
+        row["distance"] = 1.0
+    made = distilled.claims(study | {"fine_distance": 1.0}, 0.6, "digits", "uniform-t")
+    assert len(made) == 7
 
 
 def test_the_privacy_audit_at_toy_size(bench: Any) -> None:

@@ -28,7 +28,7 @@ def write_files(name: str, folder: Path) -> dict[str, object]:
     """Small files of the set under `folder`; returns the options that point to them."""
     rng = np.random.default_rng(0)
     labels = np.arange(COUNT) % 10
-    if name in ("mnist", "fashion-mnist"):
+    if name in ("mnist", "fashion-mnist", "stacked-mnist"):
         home = folder / name
         home.mkdir()
         for part in ("train", "t10k"):

@@ -45,7 +45,32 @@ CASES = {
         "edm",
         f"{DIGITS}model: {{network: {{name: dit, width: 16, depth: 2, heads: 2}}, conditional: true}}",
     ),
+    "cld": ("cld", f"{DIGITS}model: {{{MLP}, conditional: true}}"),
+    "cld points, velocities drawn": (
+        "cld",
+        f"data: {{name: toy2d, count: 200}}\nmodel: {{{MLP}, loss: {{objective: dsm, weight: likelihood}}, "
+        "precond: {mixed: false, time: linear}, process: {beta0: 0.1, beta1: 7.9}}",
+    ),
+    "cld u-net, augmented": (
+        "cld",
+        f"{DIGITS}model: {{network: {{name: song-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "encoder: residual, resample: fir, embedding: fourier}, augment: 0.5}",
+    ),
     "pfgmpp": ("pfgmpp", f"{DIGITS}model: {{{MLP}, conditional: true, dims: 16}}"),
+    **{
+        f"dpdm {config}": (
+            "dpdm",
+            f"{DIGITS}model: {{config: {config}, {MLP}, conditional: true, classes: 10}}\n"
+            "privacy: {epsilon: 10, noise_multiplicity: 2}",
+        )
+        for config in ("edm", "v")
+    },
+    "genie": ("genie", f"{DIGITS}base: edm/digits-vp-small\nsample: {{solver: genie}}"),
+    "genie u-net, unmixed": (
+        "genie",
+        f"{DIGITS}base: edm/digits-small\nmodel: {{mixed: false, flip: true}}\n"
+        "sample: {solver: genie, grid: edm-vp}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
@@ -57,6 +82,27 @@ CASES = {
     "classifier of noisy states": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
+    ),
+    "ddgan": (
+        "ddgan",
+        f"{DIGITS}model: {{network: {{name: latent-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
+        "latent: 4, style: 8, layers: 1}, discriminator: {name: conv, channels: 8, mult: [1, 2], embedding: 8}, "
+        "conditional: true, flip: true}",
+    ),
+    "ddgan points": (
+        "ddgan",
+        "data: {name: toy2d, count: 200}\nmodel: {network: {name: latent-mlp, width: 32}, "
+        "discriminator: {name: mlp, width: 32}}",
+    ),
+    "dp-sinkhorn dcgan": (
+        "dp-sinkhorn",
+        "data: {name: digits, limit: 64, batch_size: 16}\n"
+        "model: {network: {name: dcgan, latent: 4, channels: 8}, conditional: true, debias: 1.0}",
+    ),
+    "dp-sinkhorn mlp, biased, unconditional": (
+        "dp-sinkhorn",
+        "data: {name: digits, limit: 64, batch_size: 16}\n"
+        "model: {network: {name: mlp, latent: 4, width: 16}, conditional: false, debias: 0.0}",
     ),
 }
 
@@ -99,6 +145,12 @@ def outcome(module: GenModule) -> Tensor:
     return torch.tensor(list(figures.values()), dtype=torch.float64)
 
 
+PER_EXAMPLE = [
+    name
+    for name, (family, _) in CASES.items()
+    if families.module_class(family).losses is not GenModule.losses
+]
+"""Those whose loss is a mean over examples; the rest take a step of their own."""
 DRAWING = [name for name, (family, _) in CASES.items() if families.module_class(family).draws_samples]
 JUDGED = [name for name in CASES if name not in DRAWING]
 
@@ -123,6 +175,7 @@ def test_the_entry_tells_what_the_lists_show(name: str) -> None:
     assert {"data", "model", "trainer", "optimizer", "ema", "sample", "evaluate"} <= set(fields)
 
 
+@pytest.mark.parametrize("case", PER_EXAMPLE)
 def test_an_examples_loss_does_not_depend_on_the_others(case: str) -> None:
     module = make(case)
     losses = []
@@ -134,6 +187,7 @@ def test_an_examples_loss_does_not_depend_on_the_others(case: str) -> None:
         torch.testing.assert_close(other[0], losses[0][0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", PER_EXAMPLE)
 def test_the_loss_is_a_function_of_the_step_alone(case: str) -> None:
     """The same training batch gives the same bits, another one other noise: what exact resumption stands on."""
     module, losses = make(case), []

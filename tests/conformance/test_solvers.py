@@ -21,10 +21,11 @@ from gentool.diffusion.solvers.core import Solver, build
 from gentool.diffusion.solvers.integrate import Result, integrate
 from gentool.errors import UserError
 from gentool.noise import Noise
+from tests.diffusion.heads import perfect_head
 
 TRIAD = GaussianMixture.triad()
 PROCESS = processes.build(VpProcess())
-ALL = SOLVERS.names()
+ALL = SOLVERS.fitting(PROCESS.state_parts)
 FIXED = [name for name in ALL if "adaptive" not in SOLVERS.get(name).needs]
 RANDOM = [name for name in ALL if SOLVERS.get(name).stochastic]
 CERTAIN = [name for name in ALL if not SOLVERS.get(name).stochastic]
@@ -32,11 +33,15 @@ SPECIAL = {"stages N": 3.0, "N (corrector_steps + 1)": 2.0}
 """Calls per step, with the default options, of the formulas that name an option."""
 
 
+def predictor() -> Predictor:
+    return Predictor(TRIAD.denoise, derive=perfect_head(TRIAD.denoise), dtype=torch.float64)
+
+
 def run(solver: str | Solver, steps: int, rows: range, seed: int = 0, final: str = "t-min") -> Result:
     name = solver if isinstance(solver, str) else ""
     grid = make_grid(SOLVERS.get(name).grid if name else "log-snr", steps, PROCESS, final=final)
     noise = Noise(seed, rows, (2,), dtype=torch.float64)
-    predict = Predictor(TRIAD.denoise, dtype=torch.float64)
+    predict = predictor()
     made = build(name) if name else solver
     return integrate(predict, PROCESS, made, grid, noise.normal("prior") * PROCESS.prior_std, noise)
 
@@ -130,7 +135,7 @@ def test_noise_is_drawn_where_the_catalogue_says_so(name: str) -> None:
 
     def end(seed: int) -> Tensor:
         noise = Noise(seed, range(4), (2,), dtype=torch.float64)
-        return integrate(Predictor(TRIAD.denoise, dtype=torch.float64), PROCESS, name, grid, start, noise).x
+        return integrate(predictor(), PROCESS, name, grid, start, noise).x
 
     assert (end(1) - end(2)).norm(dim=1).min() > 1e-6
 

@@ -21,6 +21,12 @@ SMALL = (
     "optimizer.warmup=5",
     "evaluate.count=60",
 )
+SMALLER = {
+    "quickstart": SMALL,
+    "classifier/digits-small": SMALL[:2],
+    "edm/digits-vp-preconditioned-small": SMALL[:-1],
+    "genie/digits-small": (*SMALL[:3], "optimizer.warmup=5"),
+}
 SHOWN = [page for page in PAGES if console(page.read_text()) and page.name != "CONTRIBUTING.md"]
 
 
@@ -35,7 +41,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
 def test_what_a_page_shows_happens(page: Path, tmp_path: Path) -> None:
     commands = console(page.read_text())
-    shell = Shell(tmp_path, smaller={"quickstart": SMALL, "classifier/digits-small": SMALL[:2]})
+    shell = Shell(tmp_path, smaller=SMALLER)
     for command, following in zip(commands, [*commands[1:], None]):
         if command.text.startswith("make "):
             assert set(command.text.split()[1:]) <= make_targets(), command
@@ -75,4 +81,4 @@ def test_what_readme_says_does_not_exist_does_not(tmp_path: Path) -> None:
     missing = re.findall(r"`([\w-]+)`", sentence[1])
     assert missing
     assert set(missing).isdisjoint(COMMANDS)
-    assert set(FAMILIES.names()) == {"classifier", "edm"}, "README says that these are all families"
+    assert set(FAMILIES.names()) == {"classifier", "ddgan", "edm"}, "README says that these are all families"

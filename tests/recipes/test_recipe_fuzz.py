@@ -113,9 +113,11 @@ def test_mutated_structure(folder: Path, data: st.DataObject) -> None:
         depth = data.draw(st.integers(0, len(path)))
         block: Any = tree
         for name in path[:depth]:
-            block = block[name]
+            block = block[int(name) if isinstance(block, list) else name]
         name = (*path, last)[depth]
-        if data.draw(st.booleans()):
+        if isinstance(block, list):
+            block[int(name)] = copy.deepcopy(data.draw(odd))
+        elif data.draw(st.booleans()):
             block[name] = copy.deepcopy(data.draw(odd))
         else:
             renamed = data.draw(

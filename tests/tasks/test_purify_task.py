@@ -249,6 +249,12 @@ def test_inputs_that_are_not_there_or_no_pictures(vp: Path, tmp_path: Path, call
     call("purify", vp, tmp_path / "notes.txt", *FAST).refused(2, "notes.txt")
 
 
+def test_the_input_is_not_overwritten(vp: Path, tmp_path: Path, digits: np.ndarray, call: Call) -> None:
+    Image.fromarray(digits[0, ..., 0]).save(tmp_path / "in.png")
+    call("purify", vp, tmp_path / "in.png", "-o", tmp_path / "in.png", *FAST).refused(2, "INPUT itself")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "in.png")), digits[0, ..., 0])
+
+
 def test_runs_that_cannot_purify(vp: Path, classifier: Path, whole_run: Path, call: Call) -> None:
     call("purify", classifier, "digits", *FAST).refused(2, "family classifier", "no denoiser")
     call("purify", whole_run, "digits", "--method", "vp-sde", *FAST).refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gentool.diffusion.solvers.catalog import SOLVERS
+from gentool.errors import UserError
 from gentool.runs.samples import read_samples
 from gentool.tasks.sample import load_run, sample
 from tests.tasks.runs import Ended
@@ -85,7 +87,13 @@ def test_switches(switches: list[str], nfe: float, whole_run: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", SOLVERS.names())
-def test_every_solver_draws_from_a_trained_run(name: str, whole_run: Path, tmp_path: Path) -> None:
+def test_every_solver_draws_from_a_trained_run_or_says_why_not(
+    name: str, whole_run: Path, tmp_path: Path
+) -> None:
+    if reason := load_run(whole_run)[2].usable_solvers()[name]:
+        with pytest.raises(UserError, match=re.escape(reason)):
+            sample(whole_run, count=3, out=tmp_path / "s.npz", settings={"solver": name, "steps": 6})
+        return
     drawn = sample(whole_run, count=3, out=tmp_path / "s.npz", settings={"solver": name, "steps": 6})
     assert drawn.images.shape == (3, 8, 8, 1)
     assert drawn.images.std() > 0

@@ -10,6 +10,8 @@ from gentool.data.options import RootConfig, Split
 from gentool.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gentool.data.source import Source
 
 _STEMS = {"train": "train", "test": "t10k"}
@@ -61,14 +63,25 @@ class MnistConfig(RootConfig):
 
     def source(self, split: Split) -> Source:
         from gentool.data.arrays import ArraySource  # here, not above: a recipe is checked without numpy
+
+        images, labels, where = self.read(split)
+        return ArraySource(where, images[..., None], labels, self.class_names, options=self)
+
+    def read(self, split: Split) -> tuple[np.ndarray, np.ndarray, str]:
+        """Pictures (N, 28, 28) uint8, labels (N,) uint8, and the pictures' file.
+
+        Raises:
+            UserError: files are missing. CorruptError: they cannot be read, or do not belong together.
+        """
+        from gentool.data.arrays import checked_labels
         from gentool.data.idx import read_idx
 
         images, labels = (
             self._find(f"{_STEMS[split]}-{part}-ubyte") for part in ("images-idx3", "labels-idx1")
         )
-        return ArraySource(
-            str(images), read_idx(images, 3)[..., None], read_idx(labels, 1), self.class_names, options=self
-        )
+        pixels, marks = read_idx(images, 3), read_idx(labels, 1)
+        checked_labels(str(images), marks, len(pixels), tuple("0123456789"))
+        return pixels, marks, str(images)
 
     def present(self) -> bool:
         try:

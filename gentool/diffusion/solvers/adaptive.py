@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -33,6 +33,8 @@ class Trial(NamedTuple):
     carry: tuple[Tensor, ...]
 
 
+Slope = Callable[[Tensor, Tensor], Tensor]
+"""(x (B, ...), lam (B,)) -> dx/dlam (B, ...)."""
 Try = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, ...]], Trial]
 
 
@@ -118,11 +120,13 @@ class Rk45(Solver):
     rtol: Annotated[float, Field(gt=0)] = 1e-5
 
     def prepare(self, grid: Grid, process: Process) -> Plan:
-        return _adaptive_plan(grid, 5, self._solve)
+        def solve(x: Tensor, start: float, end: float, predict: Predict) -> Tensor:
+            return self.solve(x, start, end, lambda y, lam: predict(y, (-lam).exp()) - y)
 
-    def _solve(self, x: Tensor, start: float, end: float, predict: Predict) -> Tensor:
-        def slope(y: Tensor, lam: Tensor) -> Tensor:
-            return predict(y, (-lam).exp()) - y
+        return _adaptive_plan(grid, 5, solve)
+
+    def solve(self, x: Tensor, start: float, end: float, slope: Slope) -> Tensor:
+        """dx/dlam = slope(x, lam (B,)) from lam = start to end; lam stands for any variable."""
 
         def attempt(y: Tensor, lam: Tensor, h: Tensor, carry: tuple[Tensor, ...]) -> Trial:
             wide = h.to(y.dtype).view(_column(y))
@@ -140,7 +144,7 @@ class Rk45(Solver):
     def _error(self, e: Tensor, x: Tensor, new: Tensor) -> Tensor:
         return _rms(e / (self.atol + self.rtol * torch.maximum(x.abs(), new.abs())))
 
-    def _first_step(self, x: Tensor, f: Tensor, slope: Any, lam: Tensor, sign: float) -> Tensor:
+    def _first_step(self, x: Tensor, f: Tensor, slope: Slope, lam: Tensor, sign: float) -> Tensor:
         """Hairer's: the size (B,) at which an explicit Euler step changes by 1 % of the tolerance's scale."""
         d0, d1 = self._error(x, x, x), self._error(f, x, x)
         h0 = (0.01 * d0 / d1.clamp(min=1e-10)).clamp(1e-6, 1.0)

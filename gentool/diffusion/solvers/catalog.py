@@ -6,7 +6,7 @@ module free of torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ GRIDS: Registry[Any] = Registry(
         "log-snr": "gentool.diffusion.grids:log_snr",
         "uniform-t": "gentool.diffusion.grids:uniform_t",
         "power-t": "gentool.diffusion.grids:power_t",
+        "quadratic-t": "gentool.diffusion.grids:quadratic_t",
         "uniform-sigma": "gentool.diffusion.grids:uniform_sigma",
         "poly-exp": "gentool.diffusion.grids:poly_exp",
         "edm-vp": "gentool.diffusion.grids:edm_vp",
@@ -32,17 +33,29 @@ GRIDS: Registry[Any] = Registry(
 """Names to `gentool.diffusion.grids.Rule`s; third parties' by the entry point group `gentool.grids`."""
 
 
+REASONS = {
+    "derivative": "it differentiates the network in the noise level, and this one knows discrete levels alone",
+    "head": "this run has no head that predicts the derivative: distil one with `gentool train genie/... base=RUN` "
+    "and sample that run, or take ttm2, which differentiates the network itself",
+}
+"""What is told where a model lacks what a solver needs."""
+
+
 @dataclass(frozen=True)
 class SolverInfo:
     """One row of `gentool solvers list`.
 
     Attributes:
         target: `"module:Class"` of the `core.Solver`.
+        velocity_target: the class that steps states of data and velocity by the same rule, "" where there is
+            none.
         order: global order of the end point's error on smooth grids with the default options.
         nfe: network calls per sample for N steps.
         stochastic: whether it draws noise with the default options.
-        needs: what it asks for beyond a predictor: `"time"` (depends on the process's time variable),
-            `"adaptive"` (chooses its own steps between the ends of the grid: no step callback).
+        needs: what it asks for beyond predictions: `"time"` (depends on the process's time variable),
+            `"adaptive"` (chooses its own steps between the ends of the grid: no step callback), `"derivative"`
+            (differentiates the network along the flow), `"head"` (a head that predicts that derivative),
+            `"velocity"` (steps states of data and velocity alone; `target` is the class).
         grid: the grid it is published with.
         options: names of the options a recipe may set.
         preset: values that the name gives to fields; an option of the same name overrides.
@@ -59,6 +72,37 @@ class SolverInfo:
     needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     preset: Mapping[str, Any] = field(default_factory=dict)
+    velocity_target: str = ""
+
+    def target_for(self, state_parts: int) -> str | None:
+        """The class for states of this many parts (`Process.state_parts`); None where the rule has none."""
+        if state_parts > 1:
+            return self.target if "velocity" in self.needs else self.velocity_target or None
+        return None if "velocity" in self.needs else self.target
+
+    def unfit(self, state_parts: int) -> str | None:
+        """Why it cannot step states of this many parts; None when it can."""
+        if self.target_for(state_parts) is not None:
+            return None
+        if state_parts > 1:
+            return "steps states of data alone, and this model's have a velocity beside it (cld)"
+        return "steps states of data and velocity, and this model has no velocity: it is for cld runs"
+
+    def lacking(self, means: Set[str]) -> str | None:
+        """Why a model of these means cannot be sampled so; None when it can.
+
+        Args:
+            means: the needs that it meets, and the kind of its states: `"data"` or `"velocity"`; neither for a model
+                that draws in a way of its own.
+        """
+        if not means & {"data", "velocity"}:
+            return "this model draws its samples in a way of its own, and takes no solver"
+        if reason := self.unfit(2 if "velocity" in means else 1):
+            return f"it {reason}"
+        missing = [need for need in self.needs if need not in means]
+        if not missing:
+            return None
+        return REASONS.get(missing[0], f"it needs what this model does not have: {missing[0]}")
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise a `UserError` that lists the options there are at the first unknown one."""
@@ -81,12 +125,32 @@ class SolverCatalog(Registry[SolverInfo]):
     def get(self, name: str) -> SolverInfo:
         return self._own[name] if name in self._own else super().get(name)
 
+    def fitting(self, state_parts: int = 1) -> list[str]:
+        """Names of the solvers for a process of this many state parts, in the catalogue's order."""
+        return [name for name in self if self.get(name).target_for(state_parts) is not None]
+
+    def target(self, name: str, state_parts: int = 1) -> str:
+        """`"module:Class"` of the solver `name` for a process of this many state parts.
+
+        Raises:
+            UserError: unknown solver, or one that cannot step such states; the message names those that can.
+        """
+        info = self.get(self.check(name))
+        found = info.target_for(state_parts)
+        if found is not None:
+            return found
+        raise UserError(
+            f"{name} {info.unfit(state_parts)}; there are: {', '.join(self.fitting(state_parts))}",
+            "sample.solver",
+        )
+
 
 _HERE = "gentool.diffusion.solvers."
 _DDIM, _SCORE_SDE, _EDM = "DDIM, 2010.02502", "Score SDE, 2011.13456", "EDM, 2206.00364"
 _DPM, _DPMPP = "DPM-Solver, 2206.00927", "DPM-Solver++, 2211.01095"
 _DEIS, _PNDM, _UNIPC = "DEIS, 2204.13902", "PNDM, 2202.09778", "UniPC, 2302.04867"
-_MOMENTUM = "Momentum samplers, 2307.11118"
+_GENIE = "GENIE, 2210.05475"
+_MOMENTUM, _CLD = "Momentum samplers, 2307.11118", "CLD-SGM, 2112.07068"
 
 # fmt: off
 SOLVERS = SolverCatalog(
@@ -101,13 +165,18 @@ SOLVERS = SolverCatalog(
                grid="karras", stochastic=True),
     SolverInfo("euler", _HERE + "stochastic:EulerMaruyama", "1", "N", _SCORE_SDE,
                "Euler on the probability flow in the process's own time; a baseline",
-               grid="uniform-t", needs=("time",), preset={"nu": 0.0}),
+               grid="uniform-t", needs=("time",), preset={"nu": 0.0},
+               velocity_target=_HERE + "langevin:LangevinEuler"),
     SolverInfo("heun", _HERE + "singlestep:HeunInTime", "2", "2N", _SCORE_SDE,
                "Heun on the probability flow in the process's own time; a baseline",
-               grid="uniform-t", needs=("time",)),
+               grid="uniform-t", needs=("time",), velocity_target=_HERE + "langevin:LangevinHeun"),
     SolverInfo("euler-maruyama", _HERE + "stochastic:EulerMaruyama", "1", "N", _SCORE_SDE,
                "Euler-Maruyama on the reverse SDE with noise level nu",
-               grid="uniform-t", stochastic=True, needs=("time",), options=("nu",)),
+               grid="uniform-t", stochastic=True, needs=("time",), options=("nu",),
+               velocity_target=_HERE + "langevin:LangevinEuler"),
+    SolverInfo("sscs", _HERE + "langevin:Sscs", "1", "N", _CLD,
+               "Symmetric splitting of CLD's reverse SDE: its linear half exactly, twice a step",
+               grid="quadratic-t", stochastic=True, needs=("velocity",)),
     SolverInfo("pc", _HERE + "predictor_corrector:PredictorCorrector", "1",
                "N (corrector_steps + 1)", _SCORE_SDE,
                "Langevin corrector steps at every level, then a reverse-diffusion step",
@@ -192,8 +261,15 @@ SOLVERS = SolverCatalog(
     SolverInfo("ghvb", _HERE + "momentum:Ghvb", "2", "N", _MOMENTUM,
                "Generalised heavy ball: momentum without the loss of order",
                grid="uniform-t", options=("order",)),
+    SolverInfo("ttm2", _HERE + "taylor:Taylor2", "2", "3N", _GENIE,
+               "Second-order Taylor steps with the exact derivative: a call, and a product that costs two",
+               grid="power-t", needs=("derivative",), preset={"source": "exact"}),
+    SolverInfo("genie", _HERE + "taylor:Taylor2", "2", "N", _GENIE,
+               "Second-order Taylor steps with the derivative that a distilled head predicts",
+               grid="power-t", needs=("head",), preset={"source": "head"}),
     SolverInfo("rk45", _HERE + "adaptive:Rk45", "5", "2 + 6 per trial", _SCORE_SDE,
                "Dormand-Prince 5(4) in log sigma with step sizes chosen per sample",
-               needs=("adaptive",), options=("atol", "rtol")),
+               needs=("adaptive",), options=("atol", "rtol"),
+               velocity_target=_HERE + "langevin:LangevinRk45"),
 )
 # fmt: on

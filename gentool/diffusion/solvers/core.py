@@ -37,9 +37,25 @@ class Predict(Protocol):
 
     def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor: ...
 
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]: ...
+
+
+class Wrapped:
+    """A predictor in front of another: what a wrapper does not answer itself goes through."""
+
+    def __init__(self, predict: Predict) -> None:
+        self.predict = predict
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self.predict(x, sigma)
+
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
+        return self.predict.derivative(x, sigma, exact=exact)
+
 
 class State(NamedTuple):
-    """x: (B, ...), the canonical state; history: tensors (B, ...) that the next steps need."""
+    """x: (B, ...), the canonical state ((B, 2, ...) with a velocity); history: tensors (B, ...) that the next steps
+    need."""
 
     x: Tensor
     history: tuple[Tensor, ...] = ()
@@ -66,9 +82,15 @@ class Plan:
 
 
 class Solver(ABC):
-    """An update rule with its options: a frozen dataclass whose fields are the options."""
+    """An update rule with its options: a frozen dataclass whose fields are the options.
+
+    Attributes:
+        adaptive: chooses its own steps between the ends of the grid.
+        state_parts: of the processes it steps (`Process.state_parts`).
+    """
 
     adaptive: ClassVar[bool] = False
+    state_parts: ClassVar[int] = 1
 
     @property
     def stochastic(self) -> bool:
@@ -80,16 +102,17 @@ class Solver(ABC):
         """Compute the tables for one grid."""
 
 
-def build(name: str, options: Mapping[str, Any] | None = None) -> Solver:
-    """The solver of this name with options from a recipe.
+def build(name: str, options: Mapping[str, Any] | None = None, state_parts: int = 1) -> Solver:
+    """The solver of this name with options from a recipe, for processes of `state_parts`.
 
     Raises:
-        UserError: unknown solver or option, or a value out of range.
+        UserError: unknown solver or option, a value out of range, or a solver that cannot step such states.
     """
-    info = SOLVERS.get(SOLVERS.check(name))
+    target = SOLVERS.target(name, state_parts)
+    info = SOLVERS.get(name)
     info.check_options(options or {})
     try:
-        return resolve(info.target)(**{**info.preset, **(options or {})})
+        return resolve(target)(**{**info.preset, **(options or {})})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -13,13 +13,14 @@ from torch import Tensor
 from gentool.diffusion.gradients.rollout import Replay, rollout
 from gentool.diffusion.grids import Grid
 from gentool.diffusion.process import Process
-from gentool.diffusion.solvers.core import Plan, Predict, Solver, State, build
+from gentool.diffusion.solvers.core import Plan, Predict, Solver, State, Wrapped, build
 from gentool.diffusion.solvers.time_shift import TimeShift
 from gentool.errors import GentoolError, UserError
 from gentool.noise import Noise
 
 Callback = Callable[[int, float, Tensor, Tensor], None]
-"""(i, sigma, x, x0) at the start of step i: the state and the prediction made there."""
+"""(i, sigma, x, x0) at the start of step i: the state and the prediction made there, or, in a last step without a
+network call, the data it lands on."""
 
 
 class CountingPredict(Predict, Protocol):
@@ -34,7 +35,7 @@ class CountingPredict(Predict, Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """x: (B, ...), the canonical state at the grid's last level. nfe: network calls per sample.
+    """x: (B, ...), the canonical state at the grid's last level, x0 with `denoise`. nfe: network calls per sample.
 
     manifest: solver, options, grid, steps, orders, sigma_max, sigma_min, final, first, denoise, nfe, seed,
     notes: what a samples file should carry.
@@ -83,7 +84,10 @@ def integrate(
         UserError: options that do not go together.
         GentoolError: a state that is not finite, with the step, time and sample where it first was.
     """
-    name, solver = (solver, build(solver)) if isinstance(solver, str) else (type(solver).__name__, solver)
+    if isinstance(solver, str):
+        name, solver = solver, build(solver, state_parts=process.state_parts)
+    else:
+        name = type(solver).__name__
     _refuse(
         solver, grid, noise, x, first=first, denoise=denoise, reverse=reverse, watched=callback or time_shift
     )
@@ -94,12 +98,18 @@ def integrate(
         )
     if replay is not None and callback is not None:
         raise ValueError("a callback would be called again by every replayed step: give one or the other")
+    if solver.state_parts != process.state_parts:
+        raise ValueError(
+            f"{name} steps {solver.state_parts}-part states, {process.name}'s have {process.state_parts}"
+        )
+    if process.state_parts > 1 and (first is not None or time_shift is not None):
+        raise UserError(f"afs and time_shift are for states of data alone; {process.name}'s have a velocity")
     path = grid.reversed() if reverse else grid
     plan = solver.prepare(path, process)
     if time_shift is not None:
         plan = time_shift.around(plan, process)
     before, memory = predict.nfe, predict.memory()
-    out = _run(plan, predict, x, noise, first, denoise, callback, replay=replay)
+    out = _run(plan, process, predict, x, noise, first, denoise, callback, replay=replay)
     nfe = predict.nfe - before
     if not bool(torch.isfinite(out).all()):  # the loop's only synchronisation
         predict.restore(memory)  # steps are pure: run again, looking at each
@@ -156,6 +166,7 @@ def _refuse(
 
 def _run(
     plan: Plan,
+    process: Process,
     predict: CountingPredict,
     x: Tensor,
     noise: Noise | None,
@@ -169,13 +180,13 @@ def _run(
         """The solver's step as a pure function: what guidance remembers is a part of the state."""
         state, memory = carried
         predict.restore(memory)
-        call = _analytic_first(predict) if first == "afs" and i == 0 else predict
+        call = AnalyticFirst(predict) if first == "afs" and i == 0 else predict
         seen: list[Tensor] = []
         start = state.x
         # a solver that is given no noise never touches it: _refuse saw to that
-        state = plan.step(state, i, _recorded(call, seen) if callback else call, cast(Noise, noise))
+        state = plan.step(state, i, Recorded(call, seen) if callback else call, cast(Noise, noise))
         if callback:
-            callback(i, plan.sigmas[i], start, seen[0])
+            callback(i, plan.sigmas[i], start, seen[0] if seen else process.data_part(state.x))
         if check:
             check(i, state.x)
         return state, predict.memory()
@@ -185,28 +196,40 @@ def _run(
     return predict(state.x, plan.sigmas[-1]) if denoise else state.x
 
 
-def _analytic_first(predict: Predict) -> Predict:
-    """Answers one call as if the data were N(0, 1): x0 = x - sigma x/sqrt(1 + sigma^2)."""
+class AnalyticFirst(Wrapped):
+    """Answers one call as if the data were N(0, 1): x0 = x - sigma x/sqrt(1 + sigma^2), a slope of 0 (GENIE)."""
+
     asked = False
 
-    def call(x: Tensor, sigma: Tensor | float) -> Tensor:
-        nonlocal asked
-        if asked:
-            return predict(x, sigma)
-        asked = True
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        if self.asked:
+            return self.predict(x, sigma)
+        self.asked = True
         level = float(sigma)
         scale = math.hypot(1.0, level)
         return x / (scale * (scale + level))
 
-    return call
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
+        if self.asked:
+            return self.predict.derivative(x, sigma, exact=exact)
+        return self(x, sigma), torch.zeros_like(x)
 
 
-def _recorded(predict: Predict, seen: list[Tensor]) -> Predict:
-    def call(x: Tensor, sigma: Tensor | float) -> Tensor:
-        seen.append(predict(x, sigma))
-        return seen[-1]
+class Recorded(Wrapped):
+    """Keeps what was predicted."""
 
-    return call
+    def __init__(self, predict: Predict, seen: list[Tensor]) -> None:
+        super().__init__(predict)
+        self.seen = seen
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        self.seen.append(self.predict(x, sigma))
+        return self.seen[-1]
+
+    def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
+        x0, slope = self.predict.derivative(x, sigma, exact=exact)
+        self.seen.append(x0)
+        return x0, slope
 
 
 def _report(
@@ -234,6 +257,6 @@ def _report(
             )
 
     with torch.no_grad():
-        _run(plan, predict, x, noise, first, False, None, check)
+        _run(plan, process, predict, x, noise, first, False, None, check)
     row = int((~torch.isfinite(out)).flatten(1).any(1).nonzero()[0])
     raise GentoolError(f"the denoised state is not finite (sample {noise.indices[row] if noise else row})")

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from gentool.diffusion.process import Process
-from gentool.diffusion.solvers.core import STRICT, Plan, Predict, State
+from gentool.diffusion.solvers.core import STRICT, Plan, Predict, State, Wrapped
 from gentool.noise import Noise
 
 
@@ -57,12 +57,20 @@ class TimeShift:
             x0 = predict(x, level)
             shifted = x0 + (x - x0) * _column(sigma / level, x)
 
-            def answered(x: Tensor, sigma: Tensor | float) -> Tensor:
-                return x0 if x is shifted else predict(x, sigma)
-
-            return plan.step(State(shifted, state.history), i, answered, noise)
+            return plan.step(State(shifted, state.history), i, _Answered(predict, shifted, x0), noise)
 
         return replace(plan, step=step)
+
+
+class _Answered(Wrapped):
+    """Knows the prediction at one state already. Solvers that ask for a derivative there are refused before."""
+
+    def __init__(self, predict: Predict, state: Tensor, x0: Tensor) -> None:
+        super().__init__(predict)
+        self.state, self.x0 = state, x0
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self.x0 if x is self.state else self.predict(x, sigma)
 
 
 def _column(value: Tensor, x: Tensor) -> Tensor:

@@ -132,6 +132,7 @@ class Tape:
 
     def matrix(self, name: str, left: Tensor, right: Tensor) -> None:
         """Adds sum_t left_t right_t^T of left (n, ..., p) and right (n, ..., D), kept in the cheaper way."""
+        # detached: a view of an activation would hold the graph, whose nodes hold this tape, and neither would go
         left, right = (self.fold(v.detach(), name).flatten(1, -2).to(work_dtype(v)) for v in (left, right))
         outer = Outer(left, right)
         terms, rows, columns = left.shape[1], left.shape[2], right.shape[2]

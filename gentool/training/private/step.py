@@ -20,16 +20,62 @@ from gentool.privacy.randomness import Secrets, gaussian
 from gentool.privacy.sampling import PoissonBatches
 
 
-@dataclass
-class PrivateStep:
-    """All that a private step needs beside the model.
+class SecretStep:
+    """What any private step needs beside the model, whatever it is that it releases.
 
     Attributes:
-        engine: of the gradients of single records. physical_batch: how many it works on at once.
-        plan: noise, sensitivity and the expected batch. secrets: of this process.
+        plan: noise, sensitivity and the sample rate. secrets: of this process.
         secure: draw the noise as `secure_noise` says.
         before: called with the step before it is taken, on rank 0: the ledger's.
         rank, world: this process and how many there are.
+    """
+
+    plan: Plan
+    secrets: Secrets
+    secure: bool
+    before: Callable[[int], None]
+    rank: int
+    world: int
+
+    def batches(self, size: int, start: int, stop: int) -> PoissonBatches:
+        """The steps' batches of a set of `size` records."""
+        return PoissonBatches(
+            size, self.plan.sample_rate, self.secrets, self.rank, self.world, start=start, stop=stop
+        )
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the noise; None where there is none, and nothing to bound."""
+        noise = self.plan.noise_multiplier
+        return None if noise is None else noise * self.plan.sensitivity
+
+    def normal(self, step: int, size: int, device: torch.device) -> Tensor:
+        """(size,) float32 standard normals, of which `std` times go on what step `step` releases: once a step."""
+        return gaussian(self.secrets, step, size, device, secure=self.secure)
+
+
+@dataclass
+class OwnStep(SecretStep):
+    """Of a family that bounds and releases something else than gradients of single records (`own_private_step`).
+
+    The family calls `before(step)` ahead of each step, bounds what it releases by `plan.sensitivity`, and adds
+    `std` times `normal`.
+    """
+
+    plan: Plan
+    secrets: Secrets
+    secure: bool = False
+    before: Callable[[int], None] = lambda step: None
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass
+class PrivateStep(SecretStep):
+    """Of DP-SGD: clipped gradients of single records, summed.
+
+    Attributes:
+        engine: of the gradients of single records. physical_batch: how many it works on at once.
         skipped: records of this process whose gradient was not finite, over all steps; they added zero.
     """
 
@@ -48,12 +94,6 @@ class PrivateStep:
         """The clipping norm; infinite where there is no noise, and nothing to bound."""
         return math.inf if self.plan.noise_multiplier is None else self.plan.sensitivity
 
-    def batches(self, size: int, start: int, stop: int) -> PoissonBatches:
-        """The steps' batches of a set of `size` records."""
-        return PoissonBatches(
-            size, self.plan.sample_rate, self.secrets, self.rank, self.world, start=start, stop=stop
-        )
-
     def take(self, examples: Examples, step: int) -> Taken:
         """The gradient of step `step` for this process's records, of which there may be none (`examples` is {}).
 
@@ -62,10 +102,9 @@ class PrivateStep:
         if self.rank == 0:
             self.before(step)
         found = self._fitting_sum(examples)
-        total, noise = found.total, self.plan.noise_multiplier
-        if self.rank == 0 and noise is not None:
-            z = gaussian(self.secrets, step, len(total), total.device, secure=self.secure)
-            total.add_(z.to(total.dtype), alpha=self.plan.sensitivity * noise)
+        total = found.total
+        if self.rank == 0 and self.std is not None:
+            total.add_(self.normal(step, len(total), total.device).to(total.dtype), alpha=self.std)
         if self.world > 1:
             torch.distributed.all_reduce(total)
         finite = found.norms.isfinite()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gentool.diffusion.predictor import Predictor
 from gentool.diffusion.process import Process
+from tests.diffusion.heads import perfect_head
 
 
 class VP(Process):
@@ -166,8 +167,8 @@ def gaussian(std: float, mean: float = 0.0) -> Exact:
 
 
 def exact(denoise: Exact, **options: Any) -> Predictor:
-    """A float64 predictor of an exact denoiser."""
-    return Predictor(denoise, dtype=torch.float64, **options)
+    """A float64 predictor of an exact denoiser, with a perfect head."""
+    return Predictor(denoise, derive=perfect_head(denoise), dtype=torch.float64, **options)
 
 
 def starts(process: Process, count: int = 64) -> Tensor:

@@ -21,7 +21,7 @@ ASKED_FOR = [
     *("dpmpp-2m", "dpmpp-3m", "dpmpp-3m-exact", "dpmpp-2s", "dpmpp-3s"),
     *("dpmpp-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "dpmpp-2s-sde"),
     *("deis-tab", "deis-rhoab", "lms", "deis-rhork", "deis-logrho"),
-    *("pndm", "ipndm", "unipc", "plms-hb", "ghvb", "rk45"),
+    *("pndm", "ipndm", "unipc", "plms-hb", "ghvb", "rk45", "sscs", "ttm2", "genie"),
 ]
 
 
@@ -41,15 +41,19 @@ def test_every_solver_of_the_family_is_there() -> None:
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_a_row_agrees_with_its_class(name: str) -> None:
     info = SOLVERS.get(name)
-    cls = resolve(info.target)
-    assert issubclass(cls, Solver)
-    known = {field.name for field in fields(cls)}
-    assert set(info.options) <= known
-    assert set(info.preset) <= known
     assert info.grid in GRIDS
     assert info.summary
     assert info.paper
-    build(name)
+    targets = {parts: target for parts in (1, 2) if (target := info.target_for(parts)) is not None}
+    assert targets
+    for parts, target in targets.items():
+        cls = resolve(target)
+        assert issubclass(cls, Solver)
+        assert cls.state_parts == parts
+        known = {field.name for field in fields(cls)}
+        assert set(info.options) <= known
+        assert set(info.preset) <= known
+        build(name, state_parts=parts)
 
 
 def test_every_grid_resolves_to_a_rule() -> None:

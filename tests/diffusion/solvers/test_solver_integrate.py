@@ -17,7 +17,7 @@ from gentool.diffusion.solvers.integrate import integrate
 from gentool.errors import GentoolError, UserError
 from gentool.noise import Noise
 
-ALL = list(SOLVERS)
+ALL = SOLVERS.fitting()
 STEPWISE = [name for name in ALL if "adaptive" not in SOLVERS.get(name).needs]
 EXTRA: dict[str, dict[str, Any]] = {"edm": {"s_churn": 5.0}, "ddim": {"eta": 0.7}}
 

@@ -1,0 +1,100 @@
+"""The frozen run that a distilled model starts from: where it lies, and the copy that the run folder keeps.
+
+A run of a family that distils holds `base/`, a run folder itself (recipe, weights, provenance): it can be moved and
+archived like any other. Its own weights name the copy by its SHA-256, so that neither is used without the other.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from gentool.errors import CorruptError, UserError
+from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.folder import RunFolder
+from gentool.runs.weights import fingerprint
+
+FOLDER = "base"
+DIGEST = "base_sha256"
+"""The key of the copy's fingerprint in the metadata of the run's own weights."""
+
+
+def kept(run: RunFolder) -> RunFolder:
+    """The copy that a run keeps of its base; nothing may lie there yet."""
+    return RunFolder(run.path / FOLDER)
+
+
+def named(source: str) -> RunFolder | None:
+    """The trained run that a recipe's `base:` names; None when it names a recipe.
+
+    Raises:
+        UserError: a folder that is no run, or one without weights.
+    """
+    if not Path(source).is_dir():
+        return None
+    run = RunFolder.open(source)
+    run.require_weights()
+    return run
+
+
+def keep(source: str, run: RunFolder, *, started: bool) -> None:
+    """Copies the base into the run folder, where it is not yet.
+
+    Args:
+        started: the run has a checkpoint, which belongs to the copy that is there.
+
+    Raises:
+        UserError: there is no trained run to copy, or the run began with another.
+    """
+    copy, base = kept(run), named(source)
+    if started and copy.weights.is_file():
+        digest = fingerprint(copy.weights)
+        if base is not None and fingerprint(base.weights) != digest:
+            raise UserError(
+                f"the weights in {source} are not those this run was distilled from (SHA-256 "
+                f"{fingerprint(base.weights)[:12]}, was {digest[:12]}): start a new run",
+                "base",
+            )
+        return
+    if base is None:
+        raise UserError(
+            f"{source!r} is no run folder: train the model to distil from first "
+            f"(RUN=$(gentool train {source})), and add base=$RUN",
+            "base",
+        )
+    check_writable(copy.path)
+    for old, new in (
+        (base.recipe, copy.recipe),
+        (base.provenance, copy.provenance),
+        (base.weights, copy.weights),
+    ):
+        with atomic_write(new) as scratch:
+            shutil.copyfile(old, scratch)
+
+
+def describe(base: RunFolder) -> dict[str, str]:
+    """What a run's provenance says of its base."""
+    return {
+        "recipe": str(base.read_provenance().get("recipe", "")),
+        "sha256": fingerprint(base.weights),
+    }
+
+
+def matched(run: RunFolder, metadata: Mapping[str, str]) -> RunFolder:
+    """The kept base of a trained run.
+
+    Raises:
+        CorruptError: it is missing, or not the one that the weights were distilled from.
+    """
+    copy = kept(run)
+    if not copy.weights.is_file():
+        raise CorruptError("the base that the head was distilled from is missing", str(copy.path))
+    found, known = fingerprint(copy.weights), metadata.get(DIGEST, "")
+    if found != known:
+        raise CorruptError(
+            f"not the base that the head was distilled from (SHA-256 {found[:12]}, was {known[:12]}): a head fits its "
+            "own base alone; bring that back, or distil again",
+            str(copy.weights),
+        )
+    return copy

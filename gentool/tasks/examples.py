@@ -15,7 +15,7 @@ from gentool.attacks.campaign import DEFENCE, NONE, Campaign
 from gentool.attacks.defence import Purified
 from gentool.metrics.page import bullets, figure, flat, page, table
 from gentool.noise import mix
-from gentool.runs.pictures import rows
+from gentool.runs.pictures import sheet as stacked
 
 EXAMPLES = 8
 """Pictures whose pixels are kept."""
@@ -62,11 +62,13 @@ def sheet(records: Sequence[Mapping[str, Any]]) -> str:
     if not kept:
         return ""
     names = [name for name in kept[0]["pictures"] if name != "shape"]
-    sets = {name: np.stack([_unpacked(r["pictures"], name) for r in kept]) for name in names}
+    pixels = np.stack([_unpacked(r["pictures"], name) for name in names for r in kept])
     truth = " ".join(str(record["label"]) for record in kept)
     read = " ".join(str(record["victims"][DEFENCE]["attacked"][0]) for record in kept)
     caption = f"classes {truth}; purified after the attack and read, one draw: {read}"
-    return figure(rows(sets), 1, f"{len(kept)} pictures before and after the attack", caption)
+    return figure(
+        stacked(pixels, len(kept), names), 1, f"{len(kept)} pictures before and after the attack", caption
+    )
 
 
 def render(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import Claim, Result, Settings, main, say
@@ -275,24 +276,24 @@ def attack_claims(sde: dict[str, Any], ode: dict[str, Any], count: int) -> list[
     ]
 
 
-def study(scale: Scale, settings: Settings) -> Result:
+def study(scale: Scale, seed: int, data_dir: Path) -> Result:
     import torch
 
     from gentool.data import make_config, open_set
-    from gentool.diffusion.purify import Purifier
+    from gentool.tasks.purify import Settings, build_purifier
 
-    seed, folder = settings.seed, {}
+    folder = {}
     if scale.data[0] != "digits":
-        folder = {"root": str(settings.data_dir)}
+        folder = {"root": str(data_dir)}
     where = tuple(f"data.root={root}" for root in folder.values())
     diffusion, _ = trained(scale.diffusion[0], (*scale.diffusion[1], *where, f"seed={seed}"))
     classifier, _ = trained(scale.classifier[0], (*scale.classifier[1], *where, f"seed={seed}"))
     data = open_set(make_config(scale.data[0], {**scale.data[1], **folder}), "test")
-    logits, denoiser = classifier.judge().logits, diffusion.likelihood_model()
-    purifier = Purifier(denoiser, denoiser.process, steps=scale.steps)
+    logits = classifier.judge().logits
+    purifier = build_purifier(diffusion, Settings(steps=scale.steps))
     found = sweep(target_of(purifier, logits, data, range(scale.swept)), scale, seed)
     best = choose_time(found)
-    level = float(denoiser.process.sigma(torch.tensor(float(best), dtype=torch.float64)))
+    level = float(purifier.process.sigma(torch.tensor(float(best), dtype=torch.float64)))
     sde, ode = (replace(purifier, sigma_star=level, method=method) for method in ("sde", "ode"))
     first, names = scale.swept, tuple(scale.attacks)
     fresh = target_of(sde, logits, data, range(first, first + scale.judged))
@@ -322,7 +323,7 @@ def study(scale: Scale, settings: Settings) -> Result:
 
 
 def run(settings: Settings) -> Result:
-    return study(QUICK if settings.quick else GPU, settings)
+    return study(QUICK if settings.quick else GPU, settings.seed, settings.data_dir)
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def test_robustness_at_toy_size(bench: Any) -> None:
         },
         draws=2,
     )
-    found = robust.study(tiny, bench("common").Settings("quick", Path(".data")))
+    found = robust.study(tiny, 0, Path(".data"))
     assert len(found.claims) == 7
     assert set(found.figures["by_t_star"]) == {"none", "0.03", "0.1"}
     assert set(found.figures["sde"]) == {"transfer", "bpda", "exact"}

@@ -265,3 +265,32 @@ def test_the_privacy_audit_at_toy_size(bench: Any) -> None:
     assert audit.audit(easy, 40_000, 0, noise=0.3) > audit.rdp(easy)
     never = audit.Mechanism("never sampled", 1.0, 1e-9, 5, 1e-3, 0.0)
     assert audit.audit(never, 10_000, 0) < 0.05
+
+
+def test_robustness_at_toy_size(bench: Any) -> None:
+    """Every claim is made of figures of its own, and attacks of every kind go through."""
+    robust = bench("bench_purify_robust")
+    tiny = dataclasses.replace(
+        robust.QUICK,
+        diffusion=("quickstart", (*robust.VP, "trainer.max_steps=5", "model.network.width=32")),
+        classifier=(robust.QUICK.classifier[0], ("trainer.max_steps=60", "model.network.channels=8")),
+        data=("digits", {}),
+        swept=20,
+        judged=20,
+        adaptive=6,
+        steps=2,
+        times=(0.03, 0.1),
+        attacks={
+            "transfer": {},
+            "bpda": {"iterations": 2, "eot": 2, "surrogate": 1},
+            "exact": {"iterations": 2, "eot": 2},
+        },
+        draws=2,
+    )
+    found = robust.study(tiny, 0, Path(".data"))
+    assert len(found.claims) == 7
+    assert set(found.figures["by_t_star"]) == {"none", "0.03", "0.1"}
+    assert set(found.figures["sde"]) == {"transfer", "bpda", "exact"}
+    for row in found.figures["sde"].values():
+        assert row["none"]["robust"]["mean"] <= row["none"]["clean"]["mean"]
+    json.dumps(found.figures, allow_nan=False)

@@ -39,7 +39,7 @@ def keep(
             z = defence.purify(2 * hit - 1, [record["index"]], mix(campaign.seed, "judge"))
         shown = {
             "clean": x[row],
-            "no defence": attacked[NONE][row],
+            "attacked bare": attacked[NONE][row],
             "attacked": hit[0],
             "purified": (z[0] + 1) / 2,
         }

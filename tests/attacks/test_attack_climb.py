@@ -110,9 +110,10 @@ def test_steps_of_auto_pgd_are_two_eps_with_momentum_and_halved_when_nothing_ris
     climb.apgd(n)(falling, x, x, Threat("linf", eps), best)  # type: ignore[arg-type]
     moved = [(p - 0.5).item() / eps for p in falling.seen]
     assert moved[:2] == pytest.approx([0, 1], abs=1e-5)  # 2 eps, cut to the ball
-    first = climb.checkpoints(n)[0]
-    # at the look the best point (the start) was taken up again, with a step of eps: 0 + 0.75 * 1 + 0.25 * (0 - 1)
-    assert moved[first + 1] == pytest.approx(0.75 * 1 + 0.25 * (0 - 1), abs=1e-5)
+    # at each look the best point, the start, is taken up again with half the step: eps, eps / 2, eps / 4
+    for number, look in enumerate(climb.checkpoints(n)[:3]):
+        expected = 0.75 * 0.5**number + 0.25 * (0 - moved[look - 1])
+        assert moved[look + 1] == pytest.approx(expected, abs=1e-5)
     assert torch.equal(best.x, falling.seen[0])
 
 

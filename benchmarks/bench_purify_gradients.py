@@ -131,7 +131,8 @@ def claims(
             "",
             f"plain {step / 2**20:.2f} MiB a step (R^2 {r2:.5f}); replay's growth {rows['all']:.2%} (all), "
             f"{rows['sqrt']:.2%} (sqrt), {rows['log']:.2%} (log) of it",
-            f"{low} to {high} steps of the same purifier",
+            f"held after the forward pass, {low} to {high} steps of the same purifier; the way back adds one step's "
+            "graph, and the states of one segment",
             r2 > 0.99 and max(rows.values()) < 0.01,
         ),
         Claim(

@@ -37,8 +37,8 @@ def cases(settings: Settings) -> list[Case]:
     log = "trainer.log_every=50"
     if settings.quick:
         return [
-            Case("MNIST U-Net", "edm/mnist-small", (root, log, "data.batch_size=32"), 50, 5),
-            Case("quickstart's MLP", "quickstart", (log,), 500, 5),
+            Case("MNIST U-Net", "edm/mnist-small", (root, log, "data.batch_size=32"), 50, 3),
+            Case("quickstart's MLP", "quickstart", (log,), 500, 3),
         ]
     bf16 = "trainer.precision=bf16-mixed"
     return [

@@ -93,6 +93,10 @@ class Judge:
     def __call__(self, x: Tensor) -> Tensor:
         return self.look(x)[1]
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images in [-1, 1], not rounded to bytes; differentiable."""
+        return self.output(self.features(x))
+
     @torch.inference_mode()
     def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, d) and logits (B, classes)."""

@@ -1,17 +1,14 @@
-"""The HTML report: one file, no scripts, nothing loaded from anywhere; it reads the same in ten years.
+"""The HTML report of an evaluation.
 
 Everything that comes from outside is escaped. Figures of different extractors stand in tables of their own.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from PIL import Image
 
 from gentool.metrics.catalog import METRICS
 from gentool.metrics.curve import line_chart
+from gentool.metrics.page import bullets, figure, flat, page, table
 
 SHOWN = 64
 """Most samples in the grid."""
@@ -55,47 +53,18 @@ def render(
     """
     all_warnings = dict.fromkeys([*warnings, *(line for e in evaluations for line in e.get("warnings", ()))])
     sections = {
-        "Warnings": _list(list(all_warnings)),
+        "Warnings": bullets(list(all_warnings)),
         "Evaluation": "".join(map(_evaluation, evaluations)),
         "Samples": "" if images is None or not len(images) else _grid(images[:SHOWN], len(images), labels),
         "Training loss": f"<figure>{chart}</figure>" if (chart := line_chart(loss, "step", "loss")) else "",
         "Privacy": f"<p>{escape(privacy)}</p>",
         "Recipe": f"<pre><code>{escape(recipe)}</code></pre>" if recipe else "",
-        "Provenance": _table(("what", "value"), _flat(provenance or {})) if provenance else "",
+        "Provenance": table(("what", "value"), flat(provenance or {})) if provenance else "",
     }
-    sections = {name: body for name, body in sections.items() if body}
-    links = "".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in sections)
-    style = files("gentool.metrics").joinpath("report.css").read_text(encoding="utf-8")
-    lead = f'<p class="lead">{escape(summary)}</p>' if summary else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{escape(title)}</h1>{lead}</header>\n"
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n'
-        + "\n".join(_section(name, body) for name, body in sections.items())
-        + "\n<footer><p>Made by gentool. Figures can be compared only with figures of the same extractor, "
-        "reference, count and preprocessing.</p></footer>\n</main>\n</body>\n</html>\n"
+    footer = (
+        "Figures can be compared only with figures of the same extractor, reference, count and preprocessing."
     )
-
-
-def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
-
-
-def _section(name: str, body: str) -> str:
-    mark = ' class="warnings"' if name == "Warnings" else ""
-    anchor = _anchor(name)
-    return (
-        f'<section id="{anchor}" aria-labelledby="{anchor}-h"{mark}>'
-        f'<h2 id="{anchor}-h">{name}</h2>{body}</section>'
-    )
-
-
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return page(title, summary, sections, footer)
 
 
 def _evaluation(document: Mapping[str, Any]) -> str:
@@ -134,25 +103,6 @@ def _evaluation(document: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterator[tuple[str, str]]) -> str:
-    names = "".join(f'<th scope="col">{name}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(k)}</th><td class="plain">{escape(v)}</td></tr>' for k, v in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and text of nested mappings."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str):
-            yield f"{prefix}{key}", value
-        else:
-            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:
     """The first samples as one PNG, in rows, each at its own pixels; the browser enlarges them, square."""
     count, height, width, channels = images.shape
@@ -162,16 +112,10 @@ def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:
     for i, image in enumerate(images):
         top, left = i // columns * (height + 1), i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = image
-    buffer = io.BytesIO()
-    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(buffer, "PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
     scale = max(1, round(TILE / max(height, width)))
-    size = f'width="{sheet.shape[1] * scale}" height="{sheet.shape[0] * scale}"'
     what = f"{count} of {total} samples" if count < total else f"{total} samples"
     caption = f"{what}, {height}x{width}, row by row"
     if labels is not None:
         caption += f"; classes {' '.join(str(int(label)) for label in labels[:count])}"
-    return (
-        f'<figure><img {size} alt="{what} in {rows} rows of {columns}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    return figure(picture, scale, f"{what} in {rows} rows of {columns}", caption)

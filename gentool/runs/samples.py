@@ -131,24 +131,32 @@ def read_samples(path: str | Path) -> Samples:
         UserError: no such file, or a format for the eye only.
         CorruptError: truncated, changed bytes, pickled objects, NaN, or another layout.
     """
+    return _checked(Path(path), read_arrays(path))
+
+
+def read_arrays(path: str | Path) -> Samples:
+    """The arrays of a samples file as they lie there: of any shape and type, for the caller to judge.
+
+    Raises:
+        UserError: no such file, or a format for the eye only.
+        CorruptError: truncated, changed bytes, pickled objects.
+    """
     path = Path(path)
     if path.is_dir():
         from gentool.runs.picture_folder import read_folder
 
-        return _checked(path, Samples(*read_folder(path)))
+        return Samples(*read_folder(path))
     if path.suffix.lower() not in (".h5", ".hdf5", ".npz", ".ply"):
         raise UserError("cannot be read back; expected .h5, .npz, .ply or a folder of PNGs", str(path))
     if not path.is_file():
         raise UserError("no such file", str(path))
     if path.suffix.lower() == ".npz":
-        found = _read_npz(path)
-    elif path.suffix.lower() == ".ply":
+        return _read_npz(path)
+    if path.suffix.lower() == ".ply":
         from gentool.runs.ply import read_ply
 
-        found = Samples(*read_ply(path))
-    else:
-        found = _read_h5(path)
-    return _checked(path, found)
+        return Samples(*read_ply(path))
+    return _read_h5(path)
 
 
 def _checked(path: Path, found: Samples) -> Samples:

@@ -216,7 +216,8 @@ def draw(
         threshold=settings.threshold,
     )
     noise = request.noise(process.state_shape(traits.shape), dtype)
-    prior = noise.normal("prior") * process.prior_scale(float(grid.sigma[0]))
+    normal = noise.normal("prior") if request.start is None else request.start.to(request.device, dtype)
+    prior = normal * process.prior_scale(float(grid.sigma[0]))
     if prior_factors is not None:
         prior = prior * prior_factors.to(prior).view(-1, *[1] * (prior.dim() - 1))
     if prior.dim() == 4:  # layouts of pictures: a state with a velocity has a dimension more
@@ -232,6 +233,7 @@ def draw(
         denoise=settings.denoise,
         time_shift=None if settings.time_shift is None else TimeShift(**dict(settings.time_shift)),
         callback=None if on_step is None else lambda i, sigma, x, x0: on_step(i + 1, grid.steps),
+        replay=request.replay,
     )
     x = result.x if settings.denoise else process.data_part(result.x)
     return Drawn(x.to(torch.float32), result.nfe, result.manifest)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentool.diffusion.gradients.rollout import Replay
 from gentool.diffusion.guidance.classifier import LogProb
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
@@ -46,6 +47,9 @@ class SampleRequest:
         settings: the `sample:` block: solver, steps, grid, guidance ...
         guide: the classifier of the guidance rule `classifier`.
         on_step: called with (steps done, steps in all), for progress.
+        start: (B, ...) standard normal values to start from in place of the seed's, with gradients; heeded by
+            `drawing.draw`.
+        replay: how `drawing.draw` takes gradients back through the solver's steps.
     """
 
     seed: int
@@ -55,6 +59,8 @@ class SampleRequest:
     guide: Guide | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_step: Callable[[int, int], None] | None = None
+    start: Tensor | None = None
+    replay: Replay | None = None
 
     def noise(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Noise:
         return Noise(self.seed, self.indices, shape, self.device, dtype)

@@ -35,6 +35,7 @@ PARAMETERS = {
     "edm/imagenet64-paper": 295_899_267,
     "edm/mnist-small": 1_753_345,
     "edm/digits-small": 188_945,
+    "edm/digits-dp-small": 106_816,
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
     "edm/toy2d-small": 232_066,
@@ -84,6 +85,9 @@ PARAMETERS = {
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
+    "classifier/mnist-logreg-dp-small": 7_850,
+    "classifier/mnist-mlp-dp-small": 79_510,
+    "classifier/mnist-cnn-dp-small": 241_546,
     "classifier/mnist-noisy-small": 345_258,
     # generator and discriminator; the papers' as counted in the authors' own networks
     "ddgan/cifar10-paper": 48_432_515 + 12_741_633,

@@ -203,8 +203,8 @@ class BrownianClock:
     """Brownian increments along lam, mapped to [0, 1]: a run with more steps sees the same path, finer.
 
     The last finite level is place 1, so that grids with and without the step to sigma = 0 share their path. A
-    place is moved by up to a sixth of the shorter step beside it, to the dyadic number there that takes the fewest
-    draws to reach: about two a step instead of four.
+    place is moved by up to a quarter of the shorter step beside it, to the dyadic number there that takes the fewest
+    draws to reach: between one and two a step, instead of four.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
@@ -213,7 +213,7 @@ class BrownianClock:
         exact = [(math.log(s) - start) / span if span else 0.0 for s in finite]
         steps = [b - a for a, b in pairwise(exact)]
         inner = [
-            simplest(at - min(gaps) / 6, at + min(gaps) / 6) for at, gaps in zip(exact[1:], pairwise(steps))
+            simplest(at - min(gaps) / 4, at + min(gaps) / 4) for at, gaps in zip(exact[1:], pairwise(steps))
         ]
         self._places = dict(zip(finite, (0.0, *inner, 1.0)))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
+from gentool.diffusion.gradients.rollout import Replay, rollout
 from gentool.diffusion.grids import Grid
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.core import Plan, Predict, Solver, State, Wrapped, build
@@ -59,6 +60,7 @@ def integrate(
     reverse: bool = False,
     time_shift: TimeShift | None = None,
     callback: Callback | None = None,
+    replay: Replay | None = None,
 ) -> Result:
     """Carry x from the grid's first level to its last.
 
@@ -75,6 +77,8 @@ def integrate(
         reverse: encode, from data to noise: the grid backwards, with a deterministic solver.
         time_shift: see `TimeShift`.
         callback: called at the start of every step.
+        replay: how gradients go back through the steps without keeping their graphs (docs/gradients.md); None keeps
+            them. The same gradients, to rounding.
 
     Raises:
         UserError: options that do not go together.
@@ -87,6 +91,13 @@ def integrate(
     _refuse(
         solver, grid, noise, x, first=first, denoise=denoise, reverse=reverse, watched=callback or time_shift
     )
+    if replay is not None and solver.adaptive:
+        raise UserError(
+            f"{name} chooses its own steps, all inside one: there is no exact gradient in bounded memory; take a "
+            "solver with a fixed grid"
+        )
+    if replay is not None and callback is not None:
+        raise ValueError("a callback would be called again by every replayed step: give one or the other")
     if solver.state_parts != process.state_parts:
         raise ValueError(
             f"{name} steps {solver.state_parts}-part states, {process.name}'s have {process.state_parts}"
@@ -98,7 +109,7 @@ def integrate(
     if time_shift is not None:
         plan = time_shift.around(plan, process)
     before, memory = predict.nfe, predict.memory()
-    out = _run(plan, process, predict, x, noise, first, denoise, callback)
+    out = _run(plan, process, predict, x, noise, first, denoise, callback, replay=replay)
     nfe = predict.nfe - before
     if not bool(torch.isfinite(out).all()):  # the loop's only synchronisation
         predict.restore(memory)  # steps are pure: run again, looking at each
@@ -156,16 +167,19 @@ def _refuse(
 def _run(
     plan: Plan,
     process: Process,
-    predict: Predict,
+    predict: CountingPredict,
     x: Tensor,
     noise: Noise | None,
     first: str | None,
     denoise: bool,
     callback: Callback | None,
     check: Callable[[int, Tensor], None] | None = None,
+    replay: Replay | None = None,
 ) -> Tensor:
-    state = State(x)
-    for i in range(len(plan.orders)):
+    def step(carried: tuple[State, Any], i: int) -> tuple[State, Any]:
+        """The solver's step as a pure function: what guidance remembers is a part of the state."""
+        state, memory = carried
+        predict.restore(memory)
         call = AnalyticFirst(predict) if first == "afs" and i == 0 else predict
         seen: list[Tensor] = []
         start = state.x
@@ -175,6 +189,10 @@ def _run(
             callback(i, plan.sigmas[i], start, seen[0] if seen else process.data_part(state.x))
         if check:
             check(i, state.x)
+        return state, predict.memory()
+
+    state, memory = rollout(step, len(plan.orders), (State(x), predict.memory()), replay)
+    predict.restore(memory)
     return predict(state.x, plan.sigmas[-1]) if denoise else state.x
 
 
@@ -217,7 +235,7 @@ class Recorded(Wrapped):
 def _report(
     plan: Plan,
     process: Process,
-    predict: Predict,
+    predict: CountingPredict,
     x: Tensor,
     noise: Noise | None,
     first: str | None,

@@ -1,0 +1,200 @@
+"""`gentool purify`: clean pictures with a diffusion run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from gentool.cli.output import Json, Quiet, emit, note
+from gentool.errors import UserError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def purify(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder of a diffusion model.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="A picture, a folder, an .h5 or .npz, or a data set by name."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="File by its suffix (.h5 .npz .png) or a folder.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="vp-sde, vp-ode, ancestral, ld-sde; sde and ode for any process.  [default: sde]",
+            show_default=False,
+        ),
+    ] = None,
+    t_star: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T",
+            help="How far to diffuse, in the process's own time (VP: a fraction, as 0.1).",
+            show_default=False,
+        ),
+    ] = None,
+    sigma_star: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="The same as a noise level.  [default: 0.34, t* = 0.1 of VP]",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="K", help="Network calls.  [default: 100; ld-sde 10]", show_default=False
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, metavar="R", help="Purify so often in a row.")] = 1,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="L",
+            help="Tell a conditional model this class (default: its null label).",
+            show_default=False,
+        ),
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN2", help="Compare what this classifier reads before and after.", show_default=False
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--count", min=1, metavar="N", help="The first N alone.", show_default=False),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="The training part of a data set, not its test.")
+    ] = False,
+    resize: Annotated[
+        bool, typer.Option(help="Bring pictures to the model's size, bilinear, and back.")
+    ] = False,
+    repeat_channels: Annotated[bool, typer.Option(help="Repeat gray pictures to RGB.")] = False,
+    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Fixes every picture's noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Pictures per network call.")] = 64,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure robust accuracy: pgd apgd-ce apgd-dlr bpda surrogate transfer square autoattack.",
+            show_default=False,
+        ),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="Attack: linf or l2.  [default: linf]")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Attack: radius, in [0, 1] pixels.  [default: 8/255; l2 0.5]", show_default=False),
+    ] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Attack: exact, bpda, surrogate or transfer.", show_default=False),
+    ] = None,
+    surrogate_steps: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Attack: network calls of the surrogate.", show_default=False),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(metavar="I", help="Attack: steps of a restart.", show_default=False)
+    ] = None,
+    eot: Annotated[
+        int | None, typer.Option(metavar="E", help="Attack: draws averaged a gradient.", show_default=False)
+    ] = None,
+    restarts: Annotated[
+        int | None, typer.Option(metavar="R", help="Attack: how often from anew.", show_default=False)
+    ] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Attack: fresh draws by which a picture is judged.  [default: 10]"),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="Attack: begin no picture after this.", show_default=False),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Attack: the report's page.", show_default=False),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Purify pictures: diffuse them a little, and let the model bring them back.
+
+    Noise drowns small perturbations, and the way back restores the picture (DiffPure). Picture i of a seed is the same
+    whatever its batch. Beside OUT lies a panel, before above after. What it does not promise: docs/purify.md.
+
+    With --attack, pictures of a labelled set are attacked and judged instead (docs/robustness.md): OUT is then a
+    folder, -n a random choice, and the same command goes on where it was stopped.
+    """
+    from gentool.cli.attack import Options, measure
+    from gentool.cli.progress import progress
+    from gentool.tasks.purify import Settings
+    from gentool.tasks.purify import purify as work
+
+    settings = Settings(method, t_star, sigma_star, steps, rounds, label)
+    options = Options(
+        norm, eps, gradient, surrogate_steps, iterations, eot, restarts, draws, time_budget, report
+    )
+    if attack is not None:
+        if resize or repeat_channels:
+            raise UserError(
+                "--resize and --repeat-channels: attacks are on pictures of the model's own shape"
+            )
+        split: Literal["train", "test"] = "train" if train else "test"
+        measure(
+            attack,
+            run,
+            source,
+            classifier,
+            settings,
+            options,
+            split,
+            out,
+            count,
+            seed,
+            batch_size,
+            json,
+            quiet,
+        )
+        return
+    options.refuse()
+    with progress("purifying", "picture", quiet) as show:
+        done = work(
+            run,
+            source,
+            out=out,
+            settings=settings,
+            seed=seed,
+            count=count,
+            split="train" if train else "test",
+            classifier=classifier,
+            resize=resize,
+            repeat_channels=repeat_channels,
+            batch_size=batch_size,
+            report=show,
+            say=lambda line: note(line, quiet),
+        )
+    note(f"panel: {done.panel}", quiet)
+    if (read := done.readings) is not None:
+        note(f"{read.changed} of {done.count} labels changed (classifier {read.run})", quiet)
+        if read.right is not None:
+            note(f"read right: {read.right[0]:.1%} before, {read.right[1]:.1%} after", quiet)
+        if done.count == 1:
+            before, after = (read.class_names[k] for k in (read.before[0], read.after[0]))
+            note(f"read as {before} before, {after} after", quiet)
+    emit(done.document(), str(done.path), json)

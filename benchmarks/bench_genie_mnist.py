@@ -19,8 +19,9 @@ QUICK = Plan(
         "optimizer.warmup=100",
     ),
     HEAD,
-    ("data.size=14", "trainer.max_steps=400", "optimizer.warmup=20"),
+    ("data.size=14", "trainer.max_steps=1200", "model.head.channels=32"),
     count=250,
+    heads=("genie",),  # the ablations are digits', in this time
 )
 GPU = Plan(
     BASE,

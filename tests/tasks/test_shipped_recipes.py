@@ -37,6 +37,7 @@ PARAMETERS = {
     "edm/digits-small": 188_945,
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
+    "edm/digits-dp-small": 106_816,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
     "pfgmpp/digits-small": 1_220_672,

@@ -14,13 +14,13 @@ QUICK = Plan(
     (
         "data.size=14",
         "model.network={name: song-unet, channels: 16, mult: [1, 2], blocks: 1, attention: [7]}",
-        "trainer.max_steps=1500",
+        "trainer.max_steps=1200",
         "optimizer.lr=2.0e-3",
         "optimizer.warmup=100",
     ),
     HEAD,
-    ("data.size=14", "trainer.max_steps=500"),
-    count=400,
+    ("data.size=14", "trainer.max_steps=400", "optimizer.warmup=20"),
+    count=250,
 )
 GPU = Plan(
     BASE,

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from gentool.errors import UserError, did_you_mean
 
 
-def _in_transform() -> bool:
+def in_transform() -> bool:
     """Whether torch.func transforms or forward-mode AD are at work, which fused kernels do not know."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
@@ -25,7 +25,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     under torch.func and forward-mode AD; on the CPU always, where it is as fast and also has a second
     derivative.
     """
-    if q.device.type != "cpu" and not _in_transform():
+    if q.device.type != "cpu" and not in_transform():
         return F.scaled_dot_product_attention(q, k, v)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     weight = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))

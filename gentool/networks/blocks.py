@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentool.networks.attention import SelfAttention
+from gentool.networks.attention import SelfAttention, in_transform
 
 
 class GroupNorm(nn.GroupNorm):
@@ -26,6 +26,10 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
+        if in_transform():
+            x = (
+                x.contiguous()
+            )  # the forward derivative views its input, which must lie channels first for that
         weight, bias = (self.weight.to(dtype), self.bias.to(dtype)) if self.affine else (None, None)
         return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
 

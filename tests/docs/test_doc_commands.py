@@ -81,4 +81,5 @@ def test_what_readme_says_does_not_exist_does_not(tmp_path: Path) -> None:
     missing = re.findall(r"`([\w-]+)`", sentence[1])
     assert missing
     assert set(missing).isdisjoint(COMMANDS)
-    assert set(FAMILIES.names()) == {"classifier", "ddgan", "edm"}, "README says that these are all families"
+    table = text.split("## What works, and what does not")[1]
+    assert [name for name in FAMILIES.names() if f"`{name}`" not in table] == [], "README lists the families"

@@ -79,6 +79,18 @@ def test_per_sample_gradients_by_vmap_equal_a_loop(small, kind, batch):
             torch.testing.assert_close(together[name][i], alone[name], rtol=1e-8, atol=1e-10)
 
 
+def test_derivatives_do_not_depend_on_the_layout_of_the_weights(small, kind, batch):
+    """Loaded runs have their weights channels last, and samplers differentiate them forward."""
+    net, rest = small(kind), (batch["label"], batch["augment"])
+    x, c_noise = batch["x"], batch["c_noise"]
+    tangents = (torch.ones_like(x), torch.ones_like(c_noise))
+    want = jvp(lambda x, c: net(x, c, *rest), (x, c_noise), tangents)[1]
+    net.to(memory_format=torch.channels_last)
+    laid = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+    found = jvp(lambda x, c: net(x, c, *rest), (laid, c_noise), tangents)[1]
+    torch.testing.assert_close(found, want, rtol=1e-8, atol=1e-10)
+
+
 def test_jvp_equals_finite_differences_in_input_and_noise_level(small, kind, batch):
     net = small(kind)
     x, c_noise, rest = batch["x"], batch["c_noise"], (batch["label"], batch["augment"])

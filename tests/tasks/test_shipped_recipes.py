@@ -84,6 +84,9 @@ PARAMETERS = {
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
+    "classifier/mnist-logreg-dp-small": 7_850,
+    "classifier/mnist-mlp-dp-small": 79_510,
+    "classifier/mnist-cnn-dp-small": 241_546,
     "classifier/mnist-noisy-small": 345_258,
     # generator and discriminator; the papers' as counted in the authors' own networks
     "ddgan/cifar10-paper": 48_432_515 + 12_741_633,

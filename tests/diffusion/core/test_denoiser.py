@@ -98,7 +98,9 @@ def test_eps_times_sigma_is_what_was_removed() -> None:
 
 
 def test_built_from_a_recipe_block_with_the_training_range() -> None:
-    denoiser = build(DiffusionConfig(process=VpProcess(), precond=IddpmPrecond()), Probe(2, 2))
+    config = DiffusionConfig(process=VpProcess(), precond=IddpmPrecond())
+    denoiser = build(config, lambda factor: Probe(2, factor))
+    assert denoiser.network.conv.out_channels == 4
     assert isinstance(denoiser.precond, p.Iddpm)
     vp = Vp()
     assert (denoiser.sigma_min, denoiser.sigma_max) == (vp.train_sigma_min, vp.sigma_max)

@@ -140,6 +140,7 @@ def test_the_stopwatch_counts_calls_and_leaves_the_network_as_it_was(bench: Any)
     assert watch.calls == 2
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers.*")
 def test_diffusers_loop_and_ours_draw_the_same_pictures(bench: Any) -> None:
@@ -160,6 +161,7 @@ def test_diffusers_loop_and_ours_draw_the_same_pictures(bench: Any) -> None:
         assert (ours - theirs).abs().max() < 2e-3 * ours.abs().max(), pair
 
 
+@pytest.mark.slow
 def test_every_solver_that_needs_no_head_is_timed(bench: Any) -> None:
     import torch
 
@@ -172,6 +174,7 @@ def test_every_solver_that_needs_no_head_is_timed(bench: Any) -> None:
     assert all(row["calls"] > 0 for row in found.values())
 
 
+@pytest.mark.slow
 def test_the_bare_loop_learns_as_the_recipe_does(bench: Any, tmp_path: Path) -> None:
     """The baseline of training speed does the same work: its loss falls from 1 to where the recipe's does."""
     from gentool.tasks.train import train
@@ -190,6 +193,7 @@ def test_the_bare_loop_learns_as_the_recipe_does(bench: Any, tmp_path: Path) -> 
     assert abs(end / trained.loss - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_digits_at_toy_size(bench: Any) -> None:
     digits = bench("bench_edm_digits")
     found = digits.study(digits.Scale(steps=3, seeds=1, count=150, mixture=150), 0)
@@ -198,6 +202,7 @@ def test_digits_at_toy_size(bench: Any) -> None:
     json.dumps(found.figures, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_private_diffusion_at_toy_size(bench: Any) -> None:
     """Every row is trained and judged, and a claim is made of each; what they say at this size means nothing."""
     dpdm = bench("bench_dpdm_mnist")
@@ -225,6 +230,7 @@ def test_modes_are_counted_and_their_shares_judged(bench: Any) -> None:
     assert single["within"] == 0
 
 
+@pytest.mark.slow
 def test_modes_at_toy_size(bench: Any) -> None:
     modes = bench("bench_ddgan_modes")
     found = modes.on_points(modes.Scale(steps=2, seeds=1, count=100), 0)
@@ -233,6 +239,7 @@ def test_modes_at_toy_size(bench: Any) -> None:
     json.dumps(found.figures, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_genie_at_toy_size(bench: Any) -> None:
     digits, distilled = bench("bench_genie_digits"), bench("distilled")
     tiny = distilled.Plan(
@@ -267,6 +274,7 @@ def test_the_privacy_audit_at_toy_size(bench: Any) -> None:
     assert audit.audit(never, 10_000, 0) < 0.05
 
 
+@pytest.mark.slow
 def test_robustness_at_toy_size(bench: Any) -> None:
     """Every claim is made of figures of its own, and attacks of every kind go through."""
     robust = bench("bench_purify_robust")

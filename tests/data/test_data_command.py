@@ -30,6 +30,7 @@ def test_list_says_what_is_here(mnist: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {name: row["present"] for name, row in rows.items()} == {
         "digits": True,
         "mnist": True,
+        "stacked-mnist": True,
         "fashion-mnist": False,
         "cifar10": False,
         "images": None,

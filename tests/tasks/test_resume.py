@@ -46,7 +46,7 @@ SLOWED = ("trainer.max_steps=60", "trainer.checkpoint_every=1")
 """A checkpoint a step makes a tiny run slow enough to be hit in the middle of it."""
 
 
-@pytest.mark.parametrize("after", [3, 17, 31])
+@pytest.mark.parametrize("after", [3, 17, pytest.param(31, marks=pytest.mark.slow)])
 def test_killed_run_resumes_bit_for_bit(after: int, tmp_path: Path, whole_run: Path) -> None:
     run = tmp_path / "run"
     process = start("train", *TINY, *SLOWED, "--run-dir", run, "-q")
@@ -63,7 +63,8 @@ def test_killed_run_resumes_bit_for_bit(after: int, tmp_path: Path, whole_run: P
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [(signal.SIGTERM, 75), pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow), (signal.SIGINT, 130)],
 )
 def test_signal_saves_at_the_step_and_exits(number: int, code: int, tmp_path: Path, whole_run: Path) -> None:
     run = tmp_path / "run"

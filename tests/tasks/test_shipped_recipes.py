@@ -35,7 +35,6 @@ PARAMETERS = {
     "edm/imagenet64-paper": 295_899_267,
     "edm/mnist-small": 1_753_345,
     "edm/digits-small": 188_945,
-    "edm/digits-dp-small": 106_816,
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
     "edm/digits-dp-small": 106_816,

@@ -217,6 +217,20 @@ def test_private_diffusion_at_toy_size(bench: Any) -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.slow
+def test_private_generators_at_toy_size(bench: Any) -> None:
+    versus = bench("bench_private_generators")
+    steps = ("trainer.max_steps=2", "privacy.max_grad_norm=1.0")
+    scale = versus.Scale((10.0,), (*steps, "sample.steps=3"), steps, steps, 60, 1)
+    found = versus.study(scale, 0, ("data={name: digits, batch_size: 100}",))
+    assert {name: set(row) for name, row in found["10"].items()} == {
+        "dpdm": {"fd50", "logreg", "mlp", "seconds"},
+        "dp-sinkhorn": {"fd50", "logreg", "mlp", "seconds"},
+        "dp-sgd": {"logreg", "mlp"},
+    }
+    assert len(versus.claims(found)) == 1
+
+
 def test_modes_are_counted_and_their_shares_judged(bench: Any) -> None:
     """Exact shares: nothing missing is a divergence of 0, one mode of two log 2; a stray point is no mode."""
     import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -95,7 +96,8 @@ def evaluate(
     A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
 
     Args:
-        reference: a data set by name or path; None takes the one the recipe names.
+        reference: a data set by name or path, its options after it (`"shapes points=1024"`); None takes the one the
+            recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
         options: what differs from the options of metrics there, by metric and key.
         classifier: a run of a classifier that is the extractor `classifier`, instead of one trained on the reference.
@@ -255,7 +257,8 @@ def _reference(asked: str | None, resolved: Resolved | None, target: str) -> Dat
         UserError: none were named, and the samples do not say what they are to look like.
     """
     if asked is not None:
-        return parse_source(asked)
+        source, *options = [asked] if Path(asked).exists() else shlex.split(asked) or [asked]
+        return parse_source(source, options)
     if resolved is None:
         raise UserError(
             "the file does not say what it was trained on: name the data with --reference", target

@@ -190,10 +190,12 @@ def test_a_samples_file_is_judged_against_a_set_of_shapes(tmp_path: Path) -> Non
     test = open_set(make_config("shapes", {"count": 4, "points": 32}), "test")
     x = test.take(range(30)).x.numpy()
     path = write_samples(tmp_path / "s.ply", x)
-    reference = tmp_path / "r.h5"
-    write_samples(reference, test.take(range(len(test))).x.numpy())
-    done = task(str(path), reference=str(reference))
+    done = task(str(path), reference="shapes count=4 points=32")
     assert done.evaluation is not None
     assert done.evaluation.features == "clouds"
     assert set(done.metrics) == {"1-nna-cd", "mmd-cd", "cov-cd"}
+    assert done.evaluation.preprocessing.startswith("global")
+    assert done.metrics["cov-cd"] == 1  # they are held-out shapes themselves
     json.dumps(done.document())
+    with pytest.raises(UserError, match="did you mean points"):
+        task(str(path), reference="shapes point=32")

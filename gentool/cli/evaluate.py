@@ -30,7 +30,10 @@ def evaluate(
         ),
     ] = None,
     features: Annotated[
-        str | None, typer.Option(metavar="NAME", help="classifier, pixels, values, clouds or inception.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME", help="classifier, pixels, values, clouds or inception.", show_default=False
+        ),
     ] = None,
     classifier: Annotated[
         str | None,

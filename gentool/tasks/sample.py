@@ -80,7 +80,11 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
 
 def ready(module: GenModule) -> GenModule:
     """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    module.eval().requires_grad_(False)
+    for parameter in module.parameters():
+        if parameter.dim() == 4:  # not of clouds' voxel grids, which have a dimension more
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return module
 
 
 def data_spec(run: RunFolder) -> DataSpec:

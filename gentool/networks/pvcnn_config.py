@@ -12,10 +12,12 @@ Width = Annotated[int, Field(ge=8, multiple_of=8)]
 Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Sampler = Literal["farthest", "first"]
+"""Which points become centres: farthest-point sampling, or the first as they come: no loop, and a random choice where
+the order is random."""
 
 
 class Abstraction(Strict):
-    """One level on the way down: convolutions on all its points, then fewer points that stand for the balls around them."""
+    """One level on the way down: convolutions on all points, then fewer points that stand for the balls around them."""
 
     channels: Width | None = None
     """Feature maps of the point-voxel convolutions; null: none at this level."""
@@ -63,7 +65,7 @@ _UP = (
 
 
 class PointUNet(Strict):
-    """PVCNN++'s U-Net (Liu et al. 2019; Zhou et al. 2021, PVD); the defaults are LION's autoencoder, for 2048 points."""
+    """PVCNN++'s U-Net (Liu et al. 2019; Zhou et al. 2021, PVD); the defaults are the autoencoder of LION."""
 
     down: Annotated[tuple[Abstraction, ...], Field(min_length=1)] = _DOWN
     """Levels from the finest to the coarsest."""
@@ -73,16 +75,11 @@ class PointUNet(Strict):
     """Width of the last hidden layer."""
     dropout: Dropout = 0.1
     """Inside the convolutions and before the last layer."""
-    sampler: Sampler = "farthest"
-    """Which points become centres: farthest-point sampling, or the first as they come (no loop; a random choice where
-    the order is random)."""
 
     @model_validator(mode="after")
     def _as_many_levels(self) -> Self:
         if len(self.down) != len(self.up):
-            raise ValueError(
-                f"{len(self.down)} levels down and {len(self.up)} up: give as many of both"
-            )
+            raise ValueError(f"{len(self.down)} levels down and {len(self.up)} up: give as many of both")
         return self
 
 
@@ -96,8 +93,6 @@ class PointEncoder(Strict):
     """Levels from the finest to the coarsest."""
     dropout: Dropout = 0.1
     """Inside the convolutions."""
-    sampler: Sampler = "farthest"
-    """As of the U-Net."""
 
 
 LION_PRIOR = PointUNet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +22,14 @@ from gentool.points.sampling import farthest_point_sample
 from gentool.points.voxels import voxel_coordinates
 
 
-def nested_centres(x: Tensor, counts: Sequence[int], sampler: Sampler = "farthest") -> list[Tensor]:
-    """The centres (B, 3, M) of every level, finest first, of points x (B, 3, N).
+def centre_order(x: Tensor, count: int, sampler: Sampler = "farthest") -> Tensor:
+    """The points (B, 3, min(count, N)) of clouds x (B, 3, N) that stand for them, the most important first.
 
-    Farthest points come in an order of their own, and sampling them again gives their first ones: each next point is
-    the farthest of all, hence of any subset that holds it. So one loop serves every level.
+    The centres of every level are the first of these: farthest points sampled again from farthest points are their
+    first ones, for each next point is the farthest of all, hence of any subset that holds it. So one loop serves all
+    levels, and all networks that look at the same cloud.
     """
-    most = min(max(counts), x.shape[2])
-    if sampler == "farthest":
-        ordered = group(x, farthest_point_sample(x, most))
-    else:
-        ordered = x[:, :, :most]
-    found, size = [], x.shape[2]
-    for count in counts:
-        size = min(size, count)
-        found.append(ordered[:, :, :size])
-    return found
+    return group(x, farthest_point_sample(x, count)) if sampler == "farthest" else x[:, :, :count]
 
 
 class Convolutions(nn.Module):
@@ -78,9 +71,9 @@ class Level(nn.Module):
 class CloudEncoder(nn.Module):
     """A cloud (B, 3, N) to one vector (B, out); the last layer starts at zero."""
 
-    def __init__(self, config: PointEncoder, out: int) -> None:
+    def __init__(self, config: PointEncoder, out: int, sampler: Sampler = "farthest") -> None:
         super().__init__()
-        self.counts, self.sampler = [level.centres for level in config.down], config.sampler
+        self.counts, self.sampler = [level.centres for level in config.down], sampler
         self.levels, channels = nn.ModuleList(), 3
         for level in config.down:
             self.levels.append(Level(channels, level, 0, config.dropout))
@@ -88,12 +81,12 @@ class CloudEncoder(nn.Module):
         self.out = nn.Linear(channels, out)
         zero(self.out)
 
-    def forward(self, x: Tensor, centres: Sequence[Tensor] | None = None) -> Tensor:
-        """`centres`: of `nested_centres(x, self.counts, self.sampler)`, where they are known."""
-        centres = centres or nested_centres(x, self.counts, self.sampler)
-        f, here = x, x
-        for level, there in zip(self.levels, centres):
-            f, here = level(f, here, there, None), there
+    def forward(self, x: Tensor, order: Tensor | None = None) -> Tensor:
+        """`order`: the cloud's `centre_order`, where it is known, of at least as many points as there are centres."""
+        places = places_of(x, order, self.counts, self.sampler)
+        f = x
+        for level, here, there in zip(self.levels, places, places[1:]):
+            f = level(f, here, there, None)
         return self.out(f.amax(2))
 
 
@@ -108,10 +101,18 @@ class CloudUNet(nn.Module):
     """
 
     def __init__(
-        self, config: PointUNet, features: int, out: int, style: int, time: int = 0, identity: bool = False
+        self,
+        config: PointUNet,
+        features: int,
+        out: int,
+        style: int,
+        time: int = 0,
+        *,
+        sampler: Sampler = "farthest",
+        identity: bool = False,
     ) -> None:
         super().__init__()
-        self.counts, self.sampler = [level.centres for level in config.down], config.sampler
+        self.counts, self.sampler = [level.centres for level in config.down], sampler
         self.time = TimeEmbedding(time) if time else None
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         channels, skips = 3 + features, [features]
@@ -137,14 +138,16 @@ class CloudUNet(nn.Module):
         features: Tensor | None,
         style: Tensor,
         level: Tensor | None = None,
-        centres: Sequence[Tensor] | None = None,
+        order: Tensor | None = None,
     ) -> Tensor:
-        """Args:
-        x: (B, 3, N). features: (B, F, N); None for F = 0. style: (B, S).
-        level: (B,) noise levels in 1 .. T, for a network with a time embedding.
-        centres: of `nested_centres(x, self.counts, self.sampler)`, where they are known.
+        """(B, out, N).
+
+        Args:
+            x: (B, 3, N). features: (B, F, N); None for F = 0. style: (B, S).
+            level: (B,) noise levels in 1 .. T, for a network with a time embedding.
+            order: the cloud's `centre_order`, where it is known, of at least as many points as there are centres.
         """
-        places = [x, *(centres or nested_centres(x, self.counts, self.sampler))]
+        places = places_of(x, order, self.counts, self.sampler)
         told = None if self.time is None or level is None else self.time(level).unsqueeze(2)
         f = x if features is None else torch.cat([x, features], dim=1)
         skips: list[Tensor | None] = [features]
@@ -157,6 +160,13 @@ class CloudUNet(nn.Module):
             f = carry(joined(f, told), places[i + 1], skips[i], places[i], style)
             f = convolve(f, places[i], style)
         return self.out(self.dropout(self.head(f, style)))
+
+
+def places_of(x: Tensor, order: Tensor | None, counts: Sequence[int], sampler: Sampler) -> list[Tensor]:
+    """The points of every level, (B, 3, M) each: all of them, then fewer and fewer centres."""
+    if order is None:
+        order = centre_order(x, max(counts), sampler)
+    return [x, *(order[:, :, :count] for count in accumulate(counts, min))]
 
 
 class TimeEmbedding(nn.Module):

@@ -36,7 +36,9 @@ class VectorPrior(nn.Module):
         width = config.width
         # two layers without an activation between them, as published
         self.time = nn.Sequential(
-            Positional(config.embedding, endpoint=True), nn.Linear(config.embedding, 512), nn.Linear(512, width)
+            Positional(config.embedding, endpoint=True),
+            nn.Linear(config.embedding, 512),
+            nn.Linear(512, width),
         )
         self.told = nn.Linear(told, width) if told else None
         self.first = nn.Linear(size, width)

@@ -81,9 +81,9 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
 def ready(module: GenModule) -> GenModule:
     """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
     module.eval().requires_grad_(False)
-    for parameter in module.parameters():
-        if parameter.dim() == 4:  # not of clouds' voxel grids, which have a dimension more
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
     return module
 
 

@@ -254,9 +254,9 @@ class LionModule(GenModule):
         if self.stage == "vae" and not self._warned and (error > WORSE * spacing or spread > 1):
             self._warned = True
             self.say(
-                f"warning: after step {self.step} reconstructions are {error:.3g} from their clouds (Chamfer; neighbours "
-                f"{spacing:.2g}), the latent points' standard deviation is {spread:.2g}: where that is not wanted, "
-                "lower model.vae.kl_max"
+                f"warning: after step {self.step} reconstructions are {error:.3g} from their clouds (Chamfer; its "
+                f"points {spacing:.2g}), and the latent points' standard deviation is {spread:.2g}: where that is not "
+                "wanted, lower model.vae.kl_max"
             )
 
     def try_step(self, batch: Batch) -> Tensor:

@@ -25,7 +25,8 @@ def edit(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="INPUT", help="Inversions: a picture, a folder, an .h5 or .npz, or a data set."
+            metavar="INPUT",
+            help="Inversions: a picture, a folder, an .h5 or .npz, or a data set. Shapes: clouds.",
         ),
     ] = None,
     out: Annotated[Path | None, _option("-o", "--out", metavar="OUT", help="As of gentool sample.")] = None,
@@ -85,6 +86,18 @@ def edit(
     ] = None,
     repeat_channels: Annotated[
         bool | None, _option("--repeat-channels", help="Inversions: repeat gray pictures to RGB.")
+    ] = None,
+    frames: Annotated[
+        int | None, _option(metavar="N", help="interpolate: shapes from end to end (8).")
+    ] = None,
+    tau: Annotated[
+        str | None,
+        _option(
+            metavar="T[,T]", help="diffuse-denoise: level of 1000, of the global latent and the points (200)."
+        ),
+    ] = None,
+    variants: Annotated[
+        int | None, _option(metavar="N", help="diffuse-denoise: variations of each cloud (7).")
     ] = None,
     change: Annotated[
         list[str] | None,

@@ -27,14 +27,14 @@ class Method:
         summary: one line.
         run: parses, calls the task, and prints.
         options: the parameters it reads beside `SHARED`.
-        source: whether INPUT is asked for; if not it is refused.
+        source: whether INPUT is asked for; if not it is refused; None takes it or does without.
         required: options that it cannot do without.
     """
 
     summary: str
     run: Callable[[Given], None]
     options: frozenset[str]
-    source: bool = False
+    source: bool | None = False
     required: tuple[str, ...] = ()
 
 
@@ -64,7 +64,7 @@ def choose(name: str, given: Given) -> Method:
         raise UserError(
             f"{name} edits pictures: name a picture, a folder, an .h5 or .npz, or a data set after RUN"
         )
-    if not method.source and "source" in given:
+    if method.source is False and "source" in given:
         raise UserError(f"{name} edits samples of the run, not a picture: leave out {given['source']!r}")
     return method
 
@@ -150,6 +150,43 @@ def _invert(given: Given) -> None:
     emit(done.document(), str(done.path), given["json"])
 
 
+def _clouds(given: Given) -> None:
+    from gentool.cli.progress import progress
+    from gentool.tasks.cloud_edit import edit_clouds
+
+    quiet = given["quiet"]
+    if given["classifier"] is not None:
+        raise UserError("classifiers read pictures, and these are clouds of points", "--classifier")
+    chosen = {key: given[key] for key in ("frames", "variants") if given[key] is not None}
+    if given["tau"] is not None:
+        chosen["tau"] = _levels(given["tau"])
+    with progress("editing", "cloud", quiet) as report:
+        done = edit_clouds(
+            given["run"],
+            given["method"],
+            given["source"],
+            count=given["count"],
+            label=given["condition"],
+            changes=given["change"] or (),
+            seed=given["seed"],
+            out=given["out"],
+            batch_size=given["batch_size"],
+            report=report,
+            say=lambda line: note(line, quiet),
+            **chosen,
+        )
+    emit(done.document(), str(done.path), given["json"])
+
+
+def _levels(text: str) -> tuple[int, int]:
+    """One level for both latents, or two with a comma."""
+    parts = text.split(",")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"expected a level or two with a comma (200 or 100,200), not {text!r}", "--tau")
+    levels = [int(part) for part in parts]
+    return levels[0], levels[-1]
+
+
 _INVERSION = frozenset(
     {"to_label", "from_label", "scale", "from_scale", "skip", "change", "train", "resize", "repeat_channels"}
 )
@@ -168,5 +205,17 @@ METHODS: dict[str, Method] = {
     ),
     "ddim-inversion": Method(
         "the same by the deterministic sampler run backwards", _invert, _INVERSION, source=True
+    ),
+    "interpolate": Method(
+        "shapes (lion) from one cloud to another",
+        _clouds,
+        frozenset({"frames", "condition", "change"}),
+        source=None,
+    ),
+    "diffuse-denoise": Method(
+        "variations of a shape (lion), or a shape from voxels",
+        _clouds,
+        frozenset({"tau", "variants", "condition", "change"}),
+        source=None,
     ),
 }

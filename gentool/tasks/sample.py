@@ -94,9 +94,8 @@ def data_spec(run: RunFolder) -> DataSpec:
         CorruptError: its provenance does not say.
     """
     try:
-        known = run.read_provenance()["data_spec"]
-        return DataSpec(known["kind"], tuple(known["shape"]), known["classes"], tuple(known["class_names"]))
-    except (KeyError, TypeError):
+        return DataSpec.read(run.read_provenance()["data_spec"])
+    except (KeyError, TypeError, ValueError):
         raise CorruptError(
             "does not say what the model was trained on (data_spec); go on with the run by "
             "`gentool train --resume`, which writes it again",

@@ -20,6 +20,7 @@ from gentool.families.lion.degrade import drawn_points
 from gentool.families.lion.editing import LEVELS, Editor
 from gentool.families.lion.module import LionModule
 from gentool.noise import Noise, mix
+from gentool.points.distances import chamfer
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_writable
 from gentool.runs.provenance import describe_machine
@@ -117,8 +118,8 @@ def edit_clouds(
         how: dict[str, Any] = {"method": method, "seed": seed, "input": source, "label": label}
         how |= {"solver": settings.solver, "steps": settings.steps}
         if method == "interpolate":
-            made, nfe = interpolated(editor, module, x, frames, settings, seed)
-            how["frames"] = frames
+            made, nfe, ends = interpolated(editor, module, x, frames, settings, seed)
+            how |= {"frames": frames, "ends": ends}
         else:
             if x is None:
                 x = samples_of(module, editor, settings, seed, count or batch_size)
@@ -152,8 +153,13 @@ def check(method: Method, frames: int, tau: tuple[int, int], variants: int) -> N
 
 def interpolated(
     editor: Editor, module: LionModule, x: Tensor | None, frames: int, settings: Sample, seed: int
-) -> tuple[np.ndarray, float]:
-    """(frames, N, 3) from the first cloud to the second (of x, else of two samples), and network calls a frame."""
+) -> tuple[np.ndarray, float, list[float] | None]:
+    """From the first cloud to the second (of x, else of two samples).
+
+    Returns:
+        Clouds (frames, N, 3), network calls a frame, and the Chamfer distances of the ends from the reconstructions of
+        the two clouds: what the flow lost on its way there and back.
+    """
     if x is not None:
         if len(x) < 2:
             raise UserError("interpolation needs two clouds, and INPUT holds one")
@@ -163,7 +169,8 @@ def interpolated(
         style = Noise(seed, range(2), (module.recipe.model.style,), module.device).normal("prior")
         points = Noise(mix(seed, "points"), range(2), shape, module.device).normal("prior")
     made = editor.between((style, points), frames, settings, seed)
-    return made.x.cpu().numpy(), made.nfe + 2 * there / frames
+    ends = None if x is None else chamfer(made.x[[0, -1]], editor.reconstruct(x[:2])).tolist()
+    return made.x.cpu().numpy(), made.nfe + 2 * there / frames, ends
 
 
 def variations(

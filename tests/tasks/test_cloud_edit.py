@@ -13,6 +13,9 @@ import torch
 from gentool.cli.app import run as command_line
 from gentool.families.lion.editing import Editor
 from gentool.families.lion.module import LionModule
+from gentool.families.lion.priors import Mixed
+from gentool.points.distances import chamfer
+from gentool.recipes.schema import Sample
 from gentool.runs.samples import read_samples
 from gentool.tasks.sample import load_run
 from gentool.tasks.train import train
@@ -45,26 +48,47 @@ def clouds(run: Path) -> Path:
     return run.parent / "spheres.npz"
 
 
-def editor_of(run: Path) -> tuple[Editor, torch.Tensor]:
+def editor_of(run: Path, clouds: Path) -> tuple[Editor, torch.Tensor]:
     module = load_run(run)[2]
     assert isinstance(module, LionModule)
-    return Editor(module, 24), torch.from_numpy(np.load(run.parent / "spheres.npz")["arr_0"][:2])
+    return Editor(module, 24), torch.from_numpy(np.load(clouds)["arr_0"][:2])
 
 
-def test_the_ends_of_an_interpolation_are_the_shapes_themselves(run: Path, clouds: Path, call: Call) -> None:
-    editor, x = editor_of(run)
+def test_the_ends_of_an_interpolation_are_the_shapes_themselves(clouds: Path, tmp_path: Path) -> None:
+    """With a flow that is smooth (priors of normal latents), up to the solver's error, which falls with its steps."""
+    text = tmp_path / "mixed.yaml"
+    text.write_text(recipe(clouds, ", mixed: true"))
+    editor, x = editor_of(train(str(text), ["trainer.max_steps=4"], run_dir=tmp_path / "run").run, clouds)
+    for denoiser, _ in editor.generation.parts():
+        assert isinstance(denoiser.network, Mixed)
+        denoiser.network.logit.fill_(-torch.inf)
+    errors = []
     with torch.no_grad():
-        plain = editor.reconstruct(x).numpy()
-    out = run.parent / "i.h5"
+        plain = editor.reconstruct(x)
+        for steps in (25, 50):
+            way = Sample(solver="edm", steps=steps, grid="log-snr")
+            style, points, _ = editor.noise(x, way)
+            made = editor.between((style.float(), points.float()), 5, way, 0).x
+            errors.append(float((made[[0, 4]] - plain).abs().max()))
+            assert (made[2] - made[0]).abs().max() > 0.1
+    assert errors[1] < errors[0] / 2
+    assert errors[1] < 0.01
+
+
+def test_an_interpolation_says_how_far_its_ends_are_off(
+    run: Path, clouds: Path, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "i.h5"
     done = call("edit", run, clouds, "--method", "interpolate", "--frames", 5, "-o", out, "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert document["count"] == 5
     assert document["method"] == "interpolate"
-    found = read_samples(out).array
-    assert found.shape == (5, 24, 3)
-    np.testing.assert_allclose(found[[0, 4]], plain, atol=0.05)
-    assert np.abs(found[2] - found[0]).max() > 0.1
+    found = torch.from_numpy(read_samples(out).array)
+    editor, x = editor_of(run, clouds)
+    with torch.no_grad():
+        off = chamfer(found[[0, 4]], editor.reconstruct(x))
+    assert document["ends"] == pytest.approx(off.tolist(), rel=1e-3)
 
 
 def test_mixed_noise_has_unit_variance() -> None:
@@ -81,15 +105,17 @@ def test_samples_are_interpolated_between_their_noises(run: Path, tmp_path: Path
 
 def test_no_noise_is_the_reconstruction(run: Path, clouds: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "x.npz"
-    done = call("edit", run, clouds, "-n", 2, "--method", "diffuse-denoise", "--tau", 0, "--variants", 2, "-o", out)
+    done = call(
+        "edit", run, clouds, "-n", 2, "--method", "diffuse-denoise", "--tau", 0, "--variants", 2, "-o", out
+    )
     assert done.code == 0, done.err
     found = read_samples(out).array.reshape(2, 3, 24, 3)
     for cloud in found:
         np.testing.assert_allclose(cloud[1:], cloud[:1].repeat(2, 0), atol=1e-6)
 
 
-def test_more_noise_moves_further_and_variations_differ(run: Path) -> None:
-    editor, x = editor_of(run)
+def test_more_noise_moves_further_and_variations_differ(run: Path, clouds: Path) -> None:
+    editor, x = editor_of(run, clouds)
     settings = load_run(run)[1].recipe.sample
     with torch.no_grad():
         plain = editor.reconstruct(x)
@@ -105,8 +131,8 @@ def test_more_noise_moves_further_and_variations_differ(run: Path) -> None:
     assert (other - moved[2].x).abs().max() > 0.01
 
 
-def test_one_latent_may_stay(run: Path) -> None:
-    editor, x = editor_of(run)
+def test_one_latent_may_stay(run: Path, clouds: Path) -> None:
+    editor, x = editor_of(run, clouds)
     settings = load_run(run)[1].recipe.sample
     with torch.no_grad():
         style, points = editor.encode(x)

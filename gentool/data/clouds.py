@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class Shapes(ABC):
         class_names: the classes.
         notes, skipped: as of `Source`.
     """
+
+    surface: ClassVar[bool] = False
+    """Whether points are drawn from a surface, as many as are asked for, instead of chosen among stored ones."""
 
     where: str
     names: list[str]
@@ -143,7 +146,7 @@ class CloudSource(Source):
             total += pool.sum(0)
             squares += float(np.square(pool).sum())
             size += len(pool)
-            few += len(pool) < points
+            few += len(pool) < points and not self.shapes.surface
             diagonals.append(float(np.linalg.norm(np.ptp(pool, axis=0))))
         self.notes = dict(self.shapes.notes)
         if few:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ DEPTH = 0.1
 @dataclass(eq=False)
 class DigitShapes(Shapes):
     """Digit i as a density: a pixel is as likely as it is bright."""
+
+    surface: ClassVar[bool] = True
 
     pictures: np.ndarray = field(default_factory=lambda: np.empty((0, 28, 28), np.uint8))
     split: str = "train"

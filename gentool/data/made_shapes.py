@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -224,6 +225,8 @@ KINDS: dict[str, Callable[[Dice], Parts]] = {"airplane": airplane, "chair": chai
 @dataclass(eq=False)
 class MadeShapes(Shapes):
     """Shape i of a split is the same for ever, and no split has one of another's."""
+
+    surface: ClassVar[bool] = True
 
     split: str = "train"
     solids: dict[int, Solid] = field(default_factory=dict)

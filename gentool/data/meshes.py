@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -91,6 +91,8 @@ def read_mesh(path: Path, points: int) -> Surface:
 @dataclass(eq=False)
 class MeshShapes(Shapes):
     """Meshes read once, at the start: those that cannot be read are left out and named."""
+
+    surface: ClassVar[bool] = True
 
     surfaces: list[Surface] = field(default_factory=list)
     up: str = "y"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +35,8 @@ from gentool.tasks.sample import data_spec, load_run, sample
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
+DEFAULTS = {"points": ("cloud-cd",)}
+"""Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
 """Images, their labels, and the file that holds them."""
 
@@ -93,7 +96,8 @@ def evaluate(
     A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
 
     Args:
-        reference: a data set by name or path; None takes the one the recipe names.
+        reference: a data set by name or path, its options after it (`"shapes points=1024"`); None takes the one the
+            recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
         options: what differs from the options of metrics there, by metric and key.
         classifier: a run of a classifier that is the extractor `classifier`, instead of one trained on the reference.
@@ -118,13 +122,18 @@ def evaluate(
         read = read_samples(target)
         resolved, provenance, kind = _recipe_of(read.provenance), read.provenance, read.kind
         get = partial(_first, read, count, target)
-    block = resolved.recipe.evaluate if resolved else Evaluate()
+    block = resolved.recipe.evaluate if resolved else Evaluate(metrics=DEFAULTS.get(kind, Evaluate().metrics))
     if classifier is not None and features not in (None, "classifier"):
         raise UserError(
             f"--classifier is for the features `classifier`; with {features} nothing would ask it"
         )
     asked = tuple(metrics) or block.metrics
-    chosen = "classifier" if classifier is not None else features or block.features
+    # No other eyes see clouds, so none need be named.
+    chosen = (
+        "classifier"
+        if classifier is not None
+        else features or ("clouds" if kind == "points" else block.features)
+    )
     of_samples = [name for name in asked if name != BITS_PER_DIM]
     if BITS_PER_DIM in asked and run is None:
         raise UserError(f"{BITS_PER_DIM} needs the model: give the run folder, not its samples", target)
@@ -141,8 +150,6 @@ def evaluate(
         for name, given in (options or {}).items():
             wanted[name] = {**wanted.get(name, {}), **given} if isinstance(given, Mapping) else given
         check_options(infos, wanted)
-        if kind == "points":
-            raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -240,7 +247,7 @@ def _said(spec: DataSpec) -> str:
 
 def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
     """Samples as the judges take them."""
-    return VectorArray(array) if array.ndim == 2 else ImageArray(array, labels)
+    return ImageArray(array, labels) if array.ndim == 4 else VectorArray(array)
 
 
 def _reference(asked: str | None, resolved: Resolved | None, target: str) -> DataConfig:
@@ -250,7 +257,8 @@ def _reference(asked: str | None, resolved: Resolved | None, target: str) -> Dat
         UserError: none were named, and the samples do not say what they are to look like.
     """
     if asked is not None:
-        return parse_source(asked)
+        source, *options = [asked] if Path(asked).exists() else shlex.split(asked) or [asked]
+        return parse_source(source, options)
     if resolved is None:
         raise UserError(
             "the file does not say what it was trained on: name the data with --reference", target

@@ -25,6 +25,7 @@ FAMILIES: Registry[Family] = Registry(
         "genie": "gentool.families.genie.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
         "ddgan": "gentool.families.ddgan.config:FAMILY",
+        "lion": "gentool.families.lion.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
     },

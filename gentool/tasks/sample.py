@@ -80,7 +80,11 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
 
 def ready(module: GenModule) -> GenModule:
     """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    module.eval().requires_grad_(False)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return module
 
 
 def data_spec(run: RunFolder) -> DataSpec:

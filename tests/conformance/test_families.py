@@ -19,8 +19,10 @@ from gentool.runs.weights import load_weights, save_weights
 from gentool.tasks.train import build_module
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
+from tests.families.lion_runs import model as small_lion
 
 DIGITS = "data: {name: digits, limit: 64}\n"
+CLOUDS = "data: {name: shapes, count: 12, points: 24, batch_size: 8}\n"
 MLP = "network: {name: film-mlp, width: 32, blocks: 2}"
 CASES = {
     **{
@@ -94,6 +96,11 @@ CASES = {
         "data: {name: toy2d, count: 200}\nmodel: {network: {name: latent-mlp, width: 32}, "
         "discriminator: {name: mlp, width: 32}}",
     ),
+    "lion": ("lion", f"{CLOUDS}model: {small_lion(more=', mixed: true, conditional: true')}"),
+    "lion, first points as centres, other clouds": (
+        "lion",
+        f"{CLOUDS}model: {small_lion(more=', mixed: true, sampler: first, points: 12')}",
+    ),
     "dp-sinkhorn dcgan": (
         "dp-sinkhorn",
         "data: {name: digits, limit: 64, batch_size: 16}\n"
@@ -135,6 +142,12 @@ def draw(module: GenModule, indices: range, seed: int = 3, labels: list[int] | N
     )
     with torch.no_grad():
         return module.draw(request).x
+
+
+def sample_shape(module: GenModule) -> tuple[int, ...]:
+    """Clouds may be drawn with another number of points than the data have."""
+    points = getattr(module.recipe.model, "points", None)
+    return (points, 3) if points else tuple(module.spec.shape)
 
 
 def outcome(module: GenModule) -> Tensor:
@@ -227,7 +240,7 @@ def test_plain_descent_on_one_batch_lowers_its_loss(case: str) -> None:
 def test_samples_depend_on_seed_and_index_alone(case: str) -> None:
     module = make(case)
     whole = draw(module, range(8))
-    assert whole.shape == (8, *module.spec.shape)
+    assert whole.shape == (8, *sample_shape(module))
     assert whole.isfinite().all()
     assert torch.equal(draw(module, range(8)), whole)
     torch.testing.assert_close(draw(module, range(5, 6)), whole[5:6], rtol=1e-5, atol=1e-5)

@@ -134,6 +134,13 @@ def evaluate(
     if of_samples:
         # All that can be refused is, before samples are drawn.
         infos = plan(of_samples, chosen)
+        if resolved is not None and run is not None and unlabelled(resolved, settings or {}):
+            for info in infos:
+                if "labels" in info.needs:
+                    raise UserError(
+                        f"{info.name} needs the class each sample was asked to show; this model is unconditional",
+                        target,
+                    )
         for name in options or {}:
             if METRICS.check(name) not in of_samples:
                 raise UserError(f"--option {name}: the metric is not asked for; add --metric {name}")
@@ -214,6 +221,13 @@ def _of_model(
         f"{config.name} (held out)",
         len(held_out),
     )
+
+
+def unlabelled(resolved: Resolved, settings: Mapping[str, Any]) -> bool:
+    """Whether samples of such a run can carry no labels: the model takes none, and no classifier guides it."""
+    recipe = resolved.recipe
+    guided = settings.get("guidance", recipe.sample.guidance)
+    return getattr(recipe.model, "conditional", True) is False and not guided
 
 
 def own_classifier(path: str, spec: DataSpec, reference: str, device: torch.device) -> OwnClassifier:

@@ -39,6 +39,7 @@ PARAMETERS = {
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
     "edm/digits-dp-small": 106_816,
+    "edm/digits-hybrid-small": 1_237_120,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
     # cld: the paper's 108 M network has its data and velocity side by side

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.errors import UserError
+from gentool.networks.embedding import full_precision
 from gentool.networks.stylegan2_config import StyleGenerator
 from gentool.networks.stylegan2_layers import Dense, Mapping, activated, channels_at, clamped
 from gentool.networks.upfirdn import fir_kernel, up_conv, upfirdn2d
@@ -39,12 +40,13 @@ def modulated_conv(
         style: (B, I).
         up: FIR kernel; doubles the resolution.
     """
-    x = x * style[:, :, None, None]
+    x = x * style.to(x.dtype)[:, :, None, None]
     x = F.conv2d(x, weight, padding=weight.shape[-1] // 2) if up is None else up_conv(x, weight, up)
     if not demodulate:
         return x
-    squares = style.square() @ weight.square().sum((2, 3)).T
-    return x * (squares + 1e-8).rsqrt()[:, :, None, None]
+    with full_precision(x.device):
+        squares = style.square() @ weight.square().sum((2, 3)).T
+    return x * (squares + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
 
 
 class SynthesisLayer(nn.Module):
@@ -68,7 +70,9 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, plane: Tensor | None) -> Tensor:
         """x (B, I, h, h), w (B, style), noise plane (r, r) or (B, 1, r, r) or None -> (B, O, r, r)."""
         up = self.resample_filter if self.up else None
-        x = modulated_conv(x, self.weight, self.affine(w), up=up)
+        with full_precision(x.device):
+            style = self.affine(w)
+        x = modulated_conv(x, self.weight, style, up=up)
         if plane is not None:
             x = x + plane.to(x.dtype) * self.noise_strength
         return activated(x + self.bias[:, None, None], self.clamp)
@@ -85,7 +89,9 @@ class ToRgb(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_conv(x, self.weight, self.affine(w) * self.gain, demodulate=False)
+        with full_precision(x.device):
+            style = self.affine(w) * self.gain
+        x = modulated_conv(x, self.weight, style, demodulate=False)
         return clamped(x + self.bias[:, None, None], self.clamp)
 
 
@@ -159,11 +165,14 @@ class Synthesis(nn.Module):
             for key, conv in block.layers.items():
                 x = tap(f"{name}.{key}", conv(x, ws[:, i], planes[i]))
                 i += 1
-            if image is not None:
-                image = upfirdn2d(image, 4 * block.resample_filter, up=2, padding=(2, 1))
-            # the next block's first convolution takes this w too
-            part = block.torgb(x, ws[:, i])
-            image = part if image is None else image + part
+            part = block.torgb(x, ws[:, i]).to(
+                ws.dtype
+            )  # the next block's first convolution takes this w too
+            if image is None:
+                image = part
+                continue
+            with full_precision(x.device):  # pictures are summed in it, whatever made them
+                image = part + upfirdn2d(image, 4 * block.resample_filter, up=2, padding=(2, 1))
         assert image is not None
         return image
 

@@ -47,3 +47,7 @@ class StyleDiscriminator(Strict):
     """Layers of the mapping of labels, where there are any."""
     clamp: Clamp = None
     """Clamp activations to this magnitude; networks that were trained in float16 took 256."""
+
+
+Pipe = Literal["b", "bg", "bgc"]
+"""Augmentation: blitting (flips, right angles, whole pixels), with general geometry, with colour too."""

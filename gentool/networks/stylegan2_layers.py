@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool.errors import UserError
+from gentool.networks.embedding import full_precision
 from gentool.networks.upfirdn import down_conv, fir_kernel
 
 
@@ -87,6 +89,8 @@ class Conv(nn.Module):
 class Mapping(nn.Module):
     """z (B, latent) and a label to w (B, width): both normalised, then layers that learn a hundred times slower.
 
+    Like embeddings of the step, it stays in full precision under autocast.
+
     Args:
         latent: 0 for a mapping of labels alone.
         classes: 0 for one of z alone.
@@ -117,9 +121,10 @@ class Mapping(nn.Module):
             hot = F.one_hot(label, self.classes).to(self.embed.weight.dtype)
             parts.append(unit_rms(self.embed(hot)))
         x = torch.cat(parts, dim=1)
-        for i in range(self.layers):
-            x = self.get_submodule(f"fc{i}")(x)
-        return x
+        with full_precision(x.device):
+            for i in range(self.layers):
+                x = self.get_submodule(f"fc{i}")(x)
+            return x
 
     @torch.no_grad()
     def track(self, w: Tensor) -> None:
@@ -128,4 +133,13 @@ class Mapping(nn.Module):
 
 
 def channels_at(resolution: int, base: int, most: int) -> int:
+    """Feature maps at a resolution.
+
+    Raises:
+        UserError: none is left.
+    """
+    if base < resolution:
+        raise UserError(
+            f"channel_base {base} leaves no feature map at {resolution} pixels: raise it to {resolution} at least"
+        )
     return min(base // resolution, most)

@@ -27,6 +27,7 @@ FAMILIES: Registry[Family] = Registry(
         "ddgan": "gentool.families.ddgan.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
+        "stylegan2": "gentool.families.stylegan2.config:FAMILY",
     },
     group="gentool.families",
 )

@@ -114,14 +114,14 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor | None, label: Tensor | None = None) -> Tensor:
         """z (B, latent) and label (B,) int64, None where there are none of them -> w (B, width)."""
+        if self.embed is not None and label is None:
+            raise ValueError("the mapping of a conditional network needs labels")
         parts = [] if z is None else [unit_rms(z)]
-        if self.embed is not None:
-            if label is None:
-                raise ValueError("the mapping of a conditional network needs labels")
-            hot = F.one_hot(label, self.classes).to(self.embed.weight.dtype)
-            parts.append(unit_rms(self.embed(hot)))
-        x = torch.cat(parts, dim=1)
-        with full_precision(x.device):
+        with full_precision(self.get_parameter("fc0.weight").device):
+            if self.embed is not None and label is not None:
+                hot = F.one_hot(label, self.classes).to(self.embed.weight.dtype)
+                parts.append(unit_rms(self.embed(hot)))
+            x = torch.cat(parts, dim=1)
             for i in range(self.layers):
                 x = self.get_submodule(f"fc{i}")(x)
             return x

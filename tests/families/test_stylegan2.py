@@ -139,7 +139,7 @@ def test_lengths_of_a_linear_generator() -> None:
 
 def test_the_mean_length_follows_by_its_decay_and_the_penalty_is_about_it() -> None:
     module = module_of(*FULL, "model.mixing=0.0", "model.augment=null")
-    x0, label = module.data(batch_of(module))
+    _, label = module.data(batch_of(module))
     module.path_mean.fill_(5.0)
     module._seed(3)
     penalty = module.path_penalty(8, label)
@@ -391,11 +391,11 @@ def test_other_precisions_train_and_sample(precision: str, call: Call, tmp_path:
         ("sample.steps=5", "sample.steps", "one call and would ignore 5"),
         ("sample.solver=ddim", "sample.solver", "one call and would ignore 'ddim'"),
         ("sample.guidance={cfg: {scale: 2.0}}", "sample.guidance", "would ignore"),
-        ("sample.noise=loud", "sample.noise", "'const', 'random' or 'none'"),
-        ("model.augment={pipe: bgcf}", "model.augment.pipe", "'b', 'bg' or 'bgc'"),
+        ("sample.noise=loud", "sample.noise", "const, random, none"),
+        ("model.augment={pipe: bgcf}", "model.augment.pipe", "one of b, bg, bgc"),
         ("model.augment={p: 0.9}", "model.augment", "p (0.9) must not exceed most (0.85)"),
-        ("model.mixing=1.5", "model.mixing", "less than or equal to 1"),
-        ("model.discriminator.group=1", "model.discriminator.group", "greater than or equal to 2"),
+        ("model.mixing=1.5", "model.mixing", "between 0 and 1, got 1.5"),
+        ("model.discriminator.group=1", "model.discriminator.group", "at least 2, got 1"),
     ],
 )
 def test_recipes_that_cannot_be(change: str, where: str, message: str) -> None:

@@ -106,10 +106,10 @@ PARAMETERS = {
     # generator and discriminator
     "stylegan2/cifar10-paper": 19_947_539 + 20_720_641,
     "stylegan2/ffhq256-paper": 24_767_458 + 24_001_089,
-    "stylegan2/cifar32-small": 0,
-    "stylegan2/digits8-conditional-small": 0,
-    "stylegan2/digits8-small": 0,
-    "stylegan2/mnist32-small": 0,
+    "stylegan2/cifar32-small": 11_290_644,
+    "stylegan2/digits8-conditional-small": 340_229,
+    "stylegan2/digits8-small": 322_310,
+    "stylegan2/mnist32-small": 720_780,
 }
 THINNER = {
     "biggan": ("network.channels=16",),

@@ -135,7 +135,6 @@ class Synthesis(nn.Module):
 
     def __init__(self, config: StyleGenerator, channels: int, size: int) -> None:
         super().__init__()
-        self.style = config.style
         inputs = 0
         for resolution in resolutions(size):
             outputs = channels_at(resolution, config.channel_base, config.channel_max)
@@ -165,13 +164,12 @@ class Synthesis(nn.Module):
             for key, conv in block.layers.items():
                 x = tap(f"{name}.{key}", conv(x, ws[:, i], planes[i]))
                 i += 1
-            part = block.torgb(x, ws[:, i]).to(
-                ws.dtype
-            )  # the next block's first convolution takes this w too
+            # the next block's first convolution takes this w too
+            part = block.torgb(x, ws[:, i]).to(ws.dtype)
             if image is None:
                 image = part
                 continue
-            with full_precision(x.device):  # pictures are summed in it, whatever made them
+            with full_precision(ws.device):  # pictures are summed in it, whatever made them
                 image = part + upfirdn2d(image, 4 * block.resample_filter, up=2, padding=(2, 1))
         assert image is not None
         return image
@@ -191,13 +189,13 @@ class Synthesis(nn.Module):
         return [(name, child) for name, child in self.named_children() if isinstance(child, SynthesisBlock)]
 
     def _planes(self, noise: Noise) -> Sequence[Tensor | None]:
-        if noise == "none":
-            return [None] * len(self.planes)
-        if noise == "const":
-            return [conv.noise_const for _, block in self._blocks() for conv in block.layers.values()]
+        if isinstance(noise, str):
+            kept = [conv.noise_const for _, block in self._blocks() for conv in block.layers.values()]
+            choices: dict[str, Sequence[Tensor | None]] = {"const": kept, "none": [None] * len(kept)}
+            return choices[noise]
         if len(noise) != len(self.planes):
             raise ValueError(f"{len(noise)} noise planes for {len(self.planes)} layers")
-        return [plane for plane in noise if isinstance(plane, Tensor)]
+        return noise
 
 
 class Generator(nn.Module):
@@ -205,6 +203,7 @@ class Generator(nn.Module):
 
     Attributes:
         latent: dimensions of z.
+        style: dimensions of w.
         classes: 0 for an unconditional generator.
         mapping: `mapping(z, label) -> w`; its `w_avg` is where truncation leads.
         synthesis: `synthesis(w, noise) -> picture`.
@@ -212,7 +211,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: StyleGenerator, channels: int, size: int, classes: int = 0) -> None:
         super().__init__()
-        self.latent, self.classes = config.latent, classes
+        self.latent, self.style, self.classes = config.latent, config.style, classes
         self.synthesis = Synthesis(config, channels, size)
         self.mapping = Mapping(config.latent, classes, config.style, config.layers)
 

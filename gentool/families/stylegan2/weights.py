@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from gentool.errors import CorruptError, UserError
 from gentool.networks.stylegan2 import Generator
+from gentool.networks.upfirdn import fir_kernel
 
 CONVERT = (
     "a network pickle is a program that runs when it is read, so gentool never does. Convert it once, in a checkout of "
     "the authors' stylegan2-ada-pytorch that you trust: load it there by legacy.load_network_pkl(file)['G_ema'], and "
     "write its state_dict() by safetensors.torch.save_file (docs/stylegan2.md has the lines)"
 )
+FILTER = "resample_filter"
 ESTIMATED = 10_000
 """Latents that the mean of w is estimated from where a file has none."""
 
@@ -43,9 +45,17 @@ def load_into(network: nn.Module, path: str, key: str) -> None:
     own = network.state_dict()
     if isinstance(network, Generator) and "mapping.w_avg" not in state and set(state) & set(own):
         state["mapping.w_avg"] = own["mapping.w_avg"]
-    # the filter is a constant that some converters leave out
-    state = {k: v for k, v in own.items() if k.endswith("resample_filter")} | state
-    faults = [f"{name} is missing" for name in own if name not in state]
+    # the filter is a constant: some converters leave it out, and some layers keep it that never use it
+    filters = {name: value for name, value in state.items() if name.endswith(FILTER)}
+    state = {name: value for name, value in own.items() if name.endswith(FILTER)} | {
+        name: value for name, value in state.items() if name not in filters
+    }
+    faults = [
+        f"{name} is another than that of [1, 3, 3, 1]"
+        for name, value in filters.items()
+        if value.shape != (4, 4) or not torch.allclose(value.float(), fir_kernel())
+    ]
+    faults += [f"{name} is missing" for name in own if name not in state]
     faults += [f"{name} is not the network's" for name in state if name not in own]
     faults += [
         f"{name} is {tuple(state[name].shape)} there and {tuple(value.shape)} in the recipe's network"

@@ -35,7 +35,6 @@ PARAMETERS = {
     "edm/imagenet64-paper": 295_899_267,
     "edm/mnist-small": 1_753_345,
     "edm/digits-small": 188_945,
-    "edm/digits-dp-small": 106_816,
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
     "edm/digits-dp-small": 106_816,
@@ -63,7 +62,7 @@ PARAMETERS = {
     "dpdm/celeba64-eps10-paper": 1_999_907,
     "dpdm/cifar10-eps10-paper": 1_754_499,
     "dpdm/imagenet32-eps10-paper": 1_836_483,
-    "dpdm/mnist-eps10-small": 67_780,
+    "dpdm/mnist-eps10-small": 72_516,
     "dpdm/mnist-eps1-small": 67_780,
     "dpdm/digits-small": 10_944,
     # the bases of GENIE's heads, and the heads alone

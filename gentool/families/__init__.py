@@ -27,6 +27,7 @@ FAMILIES: Registry[Family] = Registry(
         "ddgan": "gentool.families.ddgan.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
+        "lace": "gentool.families.lace.config:FAMILY",
     },
     group="gentool.families",
 )

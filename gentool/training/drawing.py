@@ -241,7 +241,9 @@ def draw(
 
 def memory_format(network: nn.Module) -> torch.memory_format:
     """The layout that keeps a network's convolutions from reordering their input: that of its own weights."""
-    kernels = [p for p in network.parameters() if p.dim() == 4]
-    if kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels):
+    # One that only channels_last explains settles it: kernels of one input channel are contiguous either way.
+    reordered = (p for p in network.parameters() if p.dim() == 4 and not p.is_contiguous())
+    first = next(reordered, None)
+    if first is not None and first.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.preserve_format

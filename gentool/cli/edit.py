@@ -134,5 +134,5 @@ def edit(
 
     Beside OUT lies a panel, before above after. An option that a method does not read is refused.
     """
-    given = {key: value for key, value in ctx.params.items() if value is not None and value != []}
+    given = {key: value for key, value in ctx.params.items() if value not in (None, [], ())}
     choose(method, given).run(ctx.params)

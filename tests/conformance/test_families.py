@@ -104,6 +104,18 @@ CASES = {
         "data: {name: digits, limit: 64, batch_size: 16}\n"
         "model: {network: {name: mlp, latent: 4, width: 16}, conditional: false, debias: 0.0}",
     ),
+    "stylegan2": (
+        "stylegan2",
+        f"{DIGITS}model: {{network: {{latent: 8, style: 8, layers: 2, channel_base: 64, channel_max: 8}}, "
+        "discriminator: {channel_base: 64, channel_max: 8, layers: 2}, conditional: true, flip: true, "
+        "augment: {p: 0.5}}",
+    ),
+    "stylegan2 unconditional, noise drawn": (
+        "stylegan2",
+        f"{DIGITS}model: {{network: {{latent: 8, style: 8, layers: 1, channel_base: 64, channel_max: 8}}, "
+        "discriminator: {architecture: orig, channel_base: 64, channel_max: 8}, path_length: {weight: 0}, "
+        "mixing: 0.0}\nsample: {noise: random, truncation: 0.9, cutoff: 2}",
+    ),
 }
 
 

@@ -103,12 +103,23 @@ PARAMETERS = {
     "dp-sinkhorn/fashion-mnist-paper": 957_969,
     "dp-sinkhorn/mnist-paper": 957_969,
     "dp-sinkhorn/mnist-small": 25_777,
+    # generator and discriminator
+    "stylegan2/cifar10-paper": 19_947_539 + 20_720_641,
+    "stylegan2/ffhq256-paper": 24_767_458 + 24_001_089,
+    "stylegan2/cifar32-small": 0,
+    "stylegan2/digits8-conditional-small": 0,
+    "stylegan2/digits8-small": 0,
+    "stylegan2/mnist32-small": 0,
 }
 THINNER = {
     "biggan": ("network.channels=16",),
     "dcgan": ("network.channels=16",),
     "song-unet": ("network.channels=16",),
     "adm-unet": ("network.channels=16", "network.head_channels=16", "network.blocks=1"),
+    "stylegan2": (
+        *(f"network.{part}=32" for part in ("latent", "style")),
+        *(f"{part}.channel_{key}" for part in ("network", "discriminator") for key in ("base=512", "max=8")),
+    ),
     "latent-unet": ("network.channels=4", "network.blocks=1", "discriminator.channels=2"),
 }
 PAPER = [name for name in shipped.names() if name.endswith("-paper")]

@@ -20,7 +20,8 @@ from gentool.noise import mix
 from gentool.recipes.schema import Sample
 from gentool.training.latent import LatentGenerator
 from gentool.training.module import GenModule
-from gentool.training.sampling import Drawn, Guide, SampleRequest
+from gentool.training.one_shot import ONE_SHOT
+from gentool.training.sampling import Drawn, Guide, SampleRequest, check_one_shot
 
 STATISTICS = (4, 256)
 """Batches, and latents in each, that BatchNorm's statistics for sampling are measured on."""
@@ -173,17 +174,11 @@ class DpSinkhornModule(GenModule):
         return LatentGenerator(size, size, lambda z: z, lambda z: self.model(torch.special.ndtr(z)).float())
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
-        if guide is not None:
-            raise UserError("--classifier: a one-shot generator has no steps to guide")
-        given = settings.model_dump(exclude={"count", "batch_size", THRESHOLD}, exclude_defaults=True)
-        for key, value in given.items():
-            raise UserError(
-                f"a one-shot generator makes an image in one call and would ignore {value!r}", f"sample.{key}"
-            )
+        check_one_shot(settings, guide, frozenset({THRESHOLD}))
         return []
 
     def solver_name(self, settings: Sample) -> str:
-        return "one-shot"
+        return ONE_SHOT
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model]

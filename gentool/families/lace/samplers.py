@@ -164,7 +164,7 @@ def rejection(log_prob: LogProb, z: Tensor, noise: Noise, bound: float) -> Found
         with torch.no_grad():
             chance = (log_prob(proposed) - bound).exp()
         asked += len(rows)
-        taken = ours.uniform("rejection", i).to(z.device) < chance
+        taken = ours.uniform("accept", i).to(z.device) < chance
         kept[rows[taken]] = proposed[taken]
         done[rows[taken]] = True
     return Found(kept, ~done, asked / len(z))

@@ -150,7 +150,9 @@ def edit(
             for z in latents
         ]
     if bool(failed.all()):
-        raise GentoolError("not one latent could be led: the energy or its gradient is not finite everywhere")
+        raise GentoolError(
+            "not one latent could be led: the energy's gradient is not finite, or steps vanish (a large --anchor is stiff)"
+        )
     if bool(failed.any()):
         say(f"warning: {int(failed.sum())} of {count} latents could not be led; their pictures are as before")
     scores = verdict.scores(nodes, latents, stages, ~failed.to(device))

@@ -151,4 +151,8 @@ def test_truth_of_readings() -> None:
 
 
 def test_terms_come_from_left_to_right() -> None:
-    assert [str(t) for t in terms(parse("digit=1 or not (thick and slant=0)", KNOWN))] == ["digit=1", "thick=1", "slant=0"]
+    assert [str(t) for t in terms(parse("digit=1 or not (thick and slant=0)", KNOWN))] == [
+        "digit=1",
+        "thick=1",
+        "slant=0",
+    ]

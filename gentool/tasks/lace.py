@@ -151,7 +151,8 @@ def edit(
         ]
     if bool(failed.all()):
         raise GentoolError(
-            "not one latent could be led: the energy's gradient is not finite, or steps vanish (a large --anchor is stiff)"
+            "not one latent could be led: the energy's gradient is not finite, or steps vanish (a large --anchor is "
+            "stiff)"
         )
     if bool(failed.any()):
         say(f"warning: {int(failed.sum())} of {count} latents could not be led; their pictures are as before")

@@ -24,7 +24,7 @@ THICK = "thick: {source: measure, measure: thickness, above: 0.5}"
 
 
 def made(attributes: str, more: str = "latents: 300", said: list[str] | None = None) -> LaceModule:
-    text = f"family: lace\ndata: {{name: digits, limit: 200}}\nbase: stylegan2/digits8-small\nema: null\n"
+    text = "family: lace\ndata: {name: digits, limit: 200}\nbase: stylegan2/digits8-small\nema: null\n"
     text += f"model: {{attributes: {{{attributes}}}, {more}}}\n"
     recipe = resolve_text(text, "case", families.recipe_schema).recipe
     data = open_set(recipe.data, "train")

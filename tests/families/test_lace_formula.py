@@ -99,8 +99,8 @@ def test_contradictions_are_those_that_and_joins() -> None:
 def test_not_pushes_with_bounded_weight_and_or_weighs_its_left() -> None:
     """Weights 1, 0.2 and 0.0333 at l = -0.05, -0.5 and -3, constant under the gradient."""
     operators = Operators()
-    l = torch.tensor([-0.05, -0.5, -3.0], dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(operators.negated(l).sum(), l)
+    value = torch.tensor([-0.05, -0.5, -3.0], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(operators.negated(value).sum(), value)
     torch.testing.assert_close(-slope, torch.tensor([1, 0.2, 0.1 / 3], dtype=torch.float64))
     a, b = torch.tensor(-1.0, dtype=torch.float64), torch.tensor(-2.0, dtype=torch.float64)
     assert float(operators.either(a, b)) == pytest.approx(2.0139591228, abs=1e-9)

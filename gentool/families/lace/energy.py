@@ -50,13 +50,15 @@ class Operators:
             UserError: a formula with `not`, whose push is no density.
         """
 
+        def likeliest(term: Term) -> Tensor:
+            return torch.zeros((), dtype=torch.float64)
+
         def refuse(value: Tensor) -> Tensor:
             raise UserError(
                 "rejection samples densities, and not is a push: leave it out, or take another sampler"
             )
 
-        zero = torch.zeros((), dtype=torch.float64)
-        return float(fold(node, lambda term: zero, self.both, self.either, refuse))
+        return float(fold(node, likeliest, self.both, self.either, refuse))
 
 
 def discrete(logits: Tensor, value: float, temperature: float = 1.0) -> Tensor:

@@ -83,7 +83,7 @@ PARAMETERS = {
     "genie/cats128-paper": 1_170_633,
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
-    "lace/digits-small": 14_158,
+    "lace/digits-small": 30_143,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,

@@ -96,4 +96,9 @@ def truth(node: Node, read: Mapping[str, Tensor]) -> Tensor:
             return torch.where(value < 0, 0, 1 - (value - term.value).abs()).clamp(0, 1)
         return (value == int(term.value)).float()
 
-    return fold(node, leaf, torch.minimum, torch.maximum, lambda a: 1 - a)
+    def rest(value: Tensor) -> Tensor:
+        return 1 - value
+
+    smaller: Callable[[Tensor, Tensor], Tensor] = torch.minimum
+    larger: Callable[[Tensor, Tensor], Tensor] = torch.maximum
+    return fold(node, leaf, smaller, larger, rest)

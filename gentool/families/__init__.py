@@ -28,6 +28,7 @@ FAMILIES: Registry[Family] = Registry(
         "lion": "gentool.families.lion.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
+        "lace": "gentool.families.lace.config:FAMILY",
         "stylegan2": "gentool.families.stylegan2.config:FAMILY",
     },
     group="gentool.families",

@@ -71,11 +71,17 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     family = resolved.recipe.family
     base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
     module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
+    module.open_run = trained_model
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
     return run, resolved, ready(module)
+
+
+def trained_model(path: str) -> GenModule:
+    """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
+    return load_run(path)[2]
 
 
 def ready(module: GenModule) -> GenModule:

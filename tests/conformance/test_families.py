@@ -73,6 +73,11 @@ CASES = {
         f"{DIGITS}base: edm/digits-small\nmodel: {{mixed: false, flip: true}}\n"
         "sample: {solver: genie, grid: edm-vp}",
     ),
+    "lace": (
+        "lace",
+        f"{DIGITS}base: stylegan2/digits8-small\nmodel: {{attributes: {{slant: {{source: measure, measure: slant}}, "
+        "ink: {source: measure, measure: ink, above: 0.5}}, latents: 256, depth: 3, width: 16}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",

@@ -84,6 +84,7 @@ PARAMETERS = {
     "genie/cats128-paper": 1_170_633,
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
+    "lace/digits-small": 30_143,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
@@ -191,6 +192,10 @@ def small(name: str, folder: Path) -> list[str]:
         path = folder / "base.yaml"
         path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
         changes.append(f"base={json.dumps(str(path))}")
+    if (
+        resolved(name).recipe.family == "lace"
+    ):  # labels by measures alone: there is no labeller to train on noise
+        changes += ["model.attributes={slant: {source: measure, measure: slant}}", "model.latents=64"]
     return changes
 
 

@@ -18,7 +18,7 @@ from gentool.data import open_set, to_model
 from gentool.diffusion.grids import make_grid
 from gentool.diffusion.process import Process
 from gentool.errors import RecipeError, UserError
-from gentool.families.classifier.module import ClassifierModule, shifted
+from gentool.families.classifier.module import ClassifierModule
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples, write_samples
@@ -26,6 +26,7 @@ from gentool.runs.weights import fingerprint
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import load_run, sample
 from gentool.tasks.train import build_module, train
+from gentool.training.augment import shifted
 from gentool.training.drawing import Traits, check_guide
 from gentool.training.sampling import Guide
 from tests.tasks.runs import TINY, Ended

@@ -21,6 +21,7 @@ from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
+from gentool.training.findings import Findings
 from gentool.training.microbatch import mean_in_parts
 
 if TYPE_CHECKING:
@@ -185,6 +186,10 @@ class GenModule(LightningModule):
             report: called with (examples done, examples in all).
         """
         raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
+
+    def study_model(self, held_out: DataSet, *, seed: int = 0) -> Findings:
+        """What else there is to tell and show of a model that `evaluate_model` judges: timings, tables, pictures."""
+        return Findings()
 
     def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
         """log density of data x (B, ...) in model space; noise has the shape of a sample.

@@ -146,8 +146,13 @@ def test_log_p_goes_from_certainty_to_the_prior_over_the_whole_range(noisy: Path
             "network cnn reads clean pictures only: take resnet",
         ),
         (
+            ["model.network={name: wrn, depth: 10}", "privacy={epsilon: 10}"],
+            "private training takes group",
+        ),
+        (["model.network={name: wrn, depth: 12}"], "depth must be 6 n + 4, such as 10 or 16, got 12"),
+        (
             ["model.network={name: cnm}"],
-            "expected one of resnet, logreg, mlp, cnn, got 'cnm'; did you mean cnn?",
+            "expected one of resnet, logreg, mlp, cnn, wrn, got 'cnm'; did you mean cnn?",
         ),
     ],
 )

@@ -187,6 +187,11 @@ class ClassifierModule(GenModule):
             return None
         return x.new_full((len(x),), level or self.process.train_sigma_min)
 
+    @property
+    def in_parts(self) -> bool:
+        """Not where parts of a batch are normalised otherwise than the whole."""
+        return not any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
+
     def judge(self) -> Judge:
         return Judge(lambda x: self.model.features(x, self._sigma(x)), self.model.network.output, self.device)
 

@@ -213,7 +213,7 @@ def _of_model(
     unknown = [name for name in metrics if name not in figures]
     if unknown:
         raise UserError(
-            f"a {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
+            f"the family {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
             str(run.path),
         )
     return Evaluated(

@@ -68,7 +68,8 @@ class Augment(Strict):
     erase: Fraction = 0.0
     """Chance that a rectangle of a picture is filled with noise (Zhong et al. 2020)."""
     repeats: Positive = 1
-    """Repeated augmentation (Hoffer et al. 2020): a batch has this many copies of each of its first pictures."""
+    """Repeated augmentation (Hoffer et al. 2020): a batch has so many copies of its first pictures, one less of some
+    where they do not divide it."""
 
 
 class AVitModel(Strict):
@@ -108,9 +109,10 @@ class AVitRecipe(Recipe):
                 "compared with their target: take the family classifier",
             )
         repeats = self.model.augment.repeats
-        if self.data.batch_size % repeats:
+        if repeats > self.data.batch_size:
             raise Misfit(
-                "model.augment.repeats", f"{repeats} copies do not divide a batch of {self.data.batch_size}"
+                "model.augment.repeats",
+                f"{repeats} copies of a picture are more than a batch of {self.data.batch_size}",
             )
         return self
 

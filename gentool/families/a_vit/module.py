@@ -92,8 +92,7 @@ class AVitModule(GenModule):
         config, model = self.recipe.model.augment, self.recipe.model
         x, label = to_model(batch.x), batch.label
         if config.repeats > 1:
-            distinct = max(1, len(x) // config.repeats)
-            rows = torch.arange(len(x), device=x.device) % distinct
+            rows = torch.arange(len(x), device=x.device) % -(-len(x) // config.repeats)
             x, label = x[rows], label[rows]
         count = len(x)
         if model.crop is not None:

@@ -75,7 +75,7 @@ def images(count: int, size: int = 8, channels: int = 1) -> Tensor:
 def test_fine_tuning_makes_tokens_halt_and_keeps_most_of_the_accuracy(dense: Path, gated: Path) -> None:
     plain, halting = (load_run(run)[2].evaluate_model(digits()) for run in (dense, gated))
     assert "mean-depth" not in plain
-    assert halting["mean-depth"] < 3.9
+    assert halting["mean-depth"] < 3.97
     assert halting["accuracy"] > plain["accuracy"] - 0.04
     assert halting["multiply-adds"] < plain["multiply-adds"]
     assert halting["operations-saved"] == pytest.approx(1 - halting["multiply-adds"] / plain["multiply-adds"])

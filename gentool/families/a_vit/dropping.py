@@ -18,7 +18,7 @@ from gentool.networks.vit import Block, ViT
 
 GROUPS = 4
 """Pictures of unlike length are attended in this many groups of about equal length, each padded to its longest."""
-LEAST = 4
+LEAST = 16
 """Pictures a group, below which grouping costs more than padding."""
 
 
@@ -43,14 +43,14 @@ class Group:
 
     Attributes:
         shape: pictures, and the longest one's tokens.
-        held: (pictures, longest) which places hold tokens; None where all do.
+        slots: (stop - start,) places of the rows in the padded pictures, flattened; None where they fill them.
         bias: takes the empty places out.
     """
 
     start: int
     stop: int
     shape: tuple[int, int]
-    held: Tensor | None = None
+    slots: Tensor | None = None
     bias: Tensor | None = None
 
 
@@ -66,7 +66,8 @@ def grouped(lengths: Sequence[int], device: torch.device) -> list[Group]:
             groups.append(Group(start, stop, shape))
         else:
             held = torch.arange(shape[1], device=device) < torch.tensor(own, device=device)[:, None]
-            groups.append(Group(start, stop, shape, held, torch.where(held, 0.0, OUT)[:, None, None]))
+            slots = held.flatten().nonzero().squeeze(1)
+            groups.append(Group(start, stop, shape, slots, torch.where(held, 0.0, OUT)[:, None, None]))
         start = stop
     return groups
 
@@ -76,12 +77,13 @@ def attended(attention: SelfAttention, z: Tensor, groups: Sequence[Group]) -> Te
     qkv, parts = attention.qkv(z), []
     for group in groups:
         own = qkv[group.start : group.stop]
-        if group.held is None:
+        if group.slots is None:
             parts.append(attention.mix(own.unflatten(0, group.shape)).flatten(0, 1))
         else:
-            padded = own.new_zeros(*group.shape, own.shape[1])
-            padded[group.held] = own
-            parts.append(attention.mix(padded, group.bias)[group.held])
+            padded = own.new_zeros(group.shape[0] * group.shape[1], own.shape[1])
+            padded.index_copy_(0, group.slots, own)
+            mixed = attention.mix(padded.unflatten(0, group.shape), group.bias)
+            parts.append(mixed.flatten(0, 1).index_select(0, group.slots))
     out: Tensor = attention.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
     return out
 
@@ -102,40 +104,44 @@ def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
     """
     embedded = network.embed(x)
     count, tokens, width = embedded.shape
-    device = x.device
+    device, last = x.device, len(network.blocks)
     z = embedded.flatten(0, 1)
     owner = torch.arange(count, device=device).repeat_interleave(tokens)
     place = torch.arange(tokens, device=device).repeat(count)
-    lengths, groups = [tokens] * count, grouped([tokens] * count, device)
-    mean, depth = z.new_zeros(count, width), torch.zeros(count, tokens, dtype=torch.int64, device=device)
-    live = torch.zeros(len(network.blocks), count, dtype=torch.int64, device=device)
+    heads = (place == 0).nonzero().squeeze(1)
+    groups = grouped([tokens] * count, device)
+    mean = z.new_zeros(count, width)
+    depth = torch.full((count, tokens), last, device=device)
+    left, live = torch.full((count,), tokens, device=device), []
     account = None if gate is None else Account(gate(z), gate.epsilon)
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, Block)
+        live.append(left)
+        if not len(z):
+            continue
         z = through(block, z, groups)
-        depth[owner, place] = number
-        live[number - 1] = torch.bincount(owner, minlength=count)
-        last = number == len(network.blocks)
         if account is None or gate is None:
-            if last:
-                mean = z[place == 0]
             continue
         registers = (place > 0) & (place < network.specials)
-        weight = account.add(scored(gate, z, registers, last))
-        heads = (place == 0).nonzero().squeeze(1)
-        mean[owner[heads]] += weight[heads, None].to(z.dtype) * z[heads]
-        finished = torch.zeros(count, dtype=torch.bool, device=device)
-        finished[owner[heads]] = ~account.live[heads]
-        stays = account.live & ~finished[owner]
-        if last or not bool(stays.any()):
-            break
+        weight = account.add(scored(gate, z, registers, number == last))
+        pictures = owner[heads]
+        mean[pictures] += weight[heads, None].to(z.dtype) * z[heads]
+        if number == last:
+            continue
+        open_to = torch.zeros(count, dtype=torch.bool, device=device)
+        open_to[pictures] = account.live[heads]
+        stays = account.live & open_to[owner]
         rows = stays.nonzero().squeeze(1)
         if len(rows) == len(z):
             continue
+        depth[owner[~stays], place[~stays]] = number
         left = torch.bincount(owner[rows], minlength=count)
         rows = rows[(left[owner[rows]] * count + owner[rows]).argsort(stable=True)]
         z, owner, place = z[rows], owner[rows], place[rows]
         account.keep(rows)
-        lengths = left[left > 0].sort().values.tolist()
-        groups = grouped(lengths, device)
-    return Dropped(mean, depth, live)
+        heads = (place == 0).nonzero().squeeze(1)
+        if len(heads):
+            groups = grouped(left[owner[heads]].tolist(), device)
+    if account is None:
+        mean = z[heads]
+    return Dropped(mean, depth, torch.stack(live))

@@ -23,6 +23,7 @@ FAMILIES: Registry[Family] = Registry(
         "cld": "gentool.families.cld.config:FAMILY",
         "dpdm": "gentool.families.dpdm.config:FAMILY",
         "genie": "gentool.families.genie.config:FAMILY",
+        "a-vit": "gentool.families.a_vit.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
         "ddgan": "gentool.families.ddgan.config:FAMILY",
         "lion": "gentool.families.lion.config:FAMILY",

@@ -32,6 +32,7 @@ from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
+from gentool.training.findings import Findings, Picture
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -45,7 +46,8 @@ Found = tuple[np.ndarray, np.ndarray | None, Path]
 class Evaluated:
     """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
 
-    Of a model that draws no samples they are its own figures, on `count` examples of `reference`.
+    Of a model that draws no samples they are its own figures, on `count` examples of `reference`, with what else it
+    shows of itself.
     """
 
     metrics: dict[str, float]
@@ -58,6 +60,8 @@ class Evaluated:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
     count: int = 0
+    pictures: Sequence[Picture] = ()
+    warnings: Sequence[str] = ()
 
     def document(self) -> dict[str, Any]:
         """What `gentool evaluate --json` prints."""
@@ -66,7 +70,7 @@ class Evaluated:
             "reference": self.reference,
             "count": self.count,
             "details": {},
-            "warnings": [],
+            "warnings": list(self.warnings),
         }
         if self.evaluation is not None:
             base = self.evaluation.document()
@@ -116,7 +120,7 @@ def evaluate(
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
                     raise UserError(f"{switch} is for samples; this run draws none", target)
-            return _of_model(run, reference, metrics, count, seed, report)
+            return _of_model(run, reference, metrics, count, seed, report, say)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
         read = read_samples(target)
@@ -193,8 +197,12 @@ def _of_model(
     count: int | None,
     seed: int,
     report: Report | None,
+    say: Say,
 ) -> Evaluated:
-    """The model's own figures on the first `count` examples of the held-out split (None: all of them)."""
+    """The model's own figures on the first `count` examples of the held-out split (None: all of them).
+
+    What `study_model` adds is left out where `metrics` ask for none of it.
+    """
     _, resolved, module = load_run(run.path)
     config = _reference(reference, resolved, str(run.path))
     if count is not None:
@@ -210,16 +218,22 @@ def _of_model(
     figures = module.evaluate_model(
         held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
     )
+    found = Findings()
+    if not metrics or any(name not in figures for name in metrics):
+        found = module.study_model(held_out, seed=seed)
+        figures |= found.figures
+    for line in found.warnings:
+        say(f"warning: {line}")
     unknown = [name for name in metrics if name not in figures]
     if unknown:
         raise UserError(
-            f"a {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
+            f"the family {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
             str(run.path),
         )
     return Evaluated(
         {name: figures[name] for name in metrics or figures},
         None,
-        {},
+        dict(found.details),
         None,
         None,
         None,
@@ -227,6 +241,8 @@ def _of_model(
         run.read_provenance(),
         f"{config.name} (held out)",
         len(held_out),
+        found.pictures,
+        found.warnings,
     )
 
 

@@ -90,6 +90,20 @@ CASES = {
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
     ),
+    "classifier wrn": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{name: wrn, depth: 10, widen: 1}}, flip: true}}",
+    ),
+    "a-vit": (
+        "a-vit",
+        f"{DIGITS}model: {{network: {{patch: 2, width: 16, depth: 3, heads: 2, registers: 1}}, "
+        "augment: {mixup: 0.8, shift: 1}}",
+    ),
+    "a-vit, plain": (
+        "a-vit",
+        f"{DIGITS}model: {{network: {{patch: 4, width: 16, depth: 2, heads: 2}}, halting: null, "
+        "augment: {flip: true}}",
+    ),
     "ddgan": (
         "ddgan",
         f"{DIGITS}model: {{network: {{name: latent-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "

@@ -92,6 +92,16 @@ PARAMETERS = {
     "classifier/mnist-mlp-dp-small": 79_510,
     "classifier/mnist-cnn-dp-small": 241_546,
     "classifier/mnist-noisy-small": 345_258,
+    "classifier/cifar10-wrn-paper": 36_479_194,
+    # the paper's are DeiT-T and DeiT-S: 5.7 and 22 million
+    "a-vit/digits-dense-small": 171_322,
+    "a-vit/digits-small": 171_322,
+    "a-vit/mnist-dense-small": 173_482,
+    "a-vit/mnist-small": 173_482,
+    "a-vit/imagenet-t-dense-paper": 5_717_416,
+    "a-vit/imagenet-t-paper": 5_717_416,
+    "a-vit/imagenet-s-dense-paper": 22_050_664,
+    "a-vit/imagenet-s-paper": 22_050_664,
     # generator and discriminator; the papers' as counted in the authors' own networks
     "ddgan/cifar10-paper": 48_432_515 + 12_741_633,
     "ddgan/stacked-mnist-paper": 48_366_723 + 12_741_633,
@@ -122,6 +132,8 @@ PARAMETERS = {
     "stylegan2/mnist32-small": 720_780,
 }
 THINNER = {
+    "vit": ("network.width=48",),
+    "wrn": ("network.depth=10", "network.widen=1"),
     "biggan": ("network.channels=16",),
     "dcgan": ("network.channels=16",),
     "song-unet": ("network.channels=16",),

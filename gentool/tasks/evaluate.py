@@ -29,6 +29,7 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.ranks import Ranks
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
 
@@ -43,6 +44,7 @@ class Evaluated:
     """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
 
     Of a model that draws no samples they are its own figures, on `count` examples of `reference`.
+    `main`: False in the further processes of several that share the sampling; rank 0 alone judges.
     """
 
     metrics: dict[str, float]
@@ -55,6 +57,7 @@ class Evaluated:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
     count: int = 0
+    main: bool = True
 
     def document(self) -> dict[str, Any]:
         """What `gentool evaluate --json` prints."""
@@ -90,7 +93,8 @@ def evaluate(
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
-    A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
+    A model that draws no samples (a classifier) is judged by its own figures, on held-out data. Processes that srun
+    or torchrun started together share the sampling of a run; rank 0 judges.
 
     Args:
         reference: a data set by name or path; None takes the one the recipe names.
@@ -106,12 +110,17 @@ def evaluate(
         raise UserError("no such run folder or samples file", target)
     run = RunFolder.open(target) if (Path(target) / "recipe.yaml").is_file() else None
     resolved: Resolved | None
+    main, further = Ranks.here().main, Evaluated({}, None, {}, None, None, None, None, main=False)
+    if run is None and not main:
+        return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
                     raise UserError(f"{switch} is for samples; this run draws none", target)
+            if not main:
+                return further
             return _of_model(run, reference, metrics, count, seed, report)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
@@ -147,9 +156,11 @@ def evaluate(
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
-        if run is not None:
+        if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
+        if not main:
+            return further
         evaluation = judge(
             as_images(images, labels),
             ImageSet(train, config.name),
@@ -166,6 +177,8 @@ def evaluate(
         figures |= evaluation.metrics
         for line in evaluation.warnings:
             say(f"warning: {line}")
+    if not main:
+        return further
     if BITS_PER_DIM in asked and run is not None:
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)

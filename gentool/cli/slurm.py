@@ -43,7 +43,9 @@ def slurm(
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option(metavar="LIMIT", help="Time limit of each job: 90, 2:00:00, 1-12:00:00.", show_default=False),
+        typer.Option(
+            metavar="LIMIT", help="Time limit of each job: 90, 2:00:00, 1-12:00:00.", show_default=False
+        ),
     ] = None,
     partition: Annotated[str | None, typer.Option(metavar="NAME", show_default=False)] = None,
     account: Annotated[str | None, typer.Option(metavar="NAME", show_default=False)] = None,
@@ -56,7 +58,10 @@ def slurm(
     grace: Annotated[
         int,
         typer.Option(
-            min=1, max=65535, metavar="SECONDS", help="How long before the time limit training saves and requeues."
+            min=1,
+            max=65535,
+            metavar="SECONDS",
+            help="How long before the time limit training saves and requeues.",
         ),
     ] = 120,
     setup: Annotated[

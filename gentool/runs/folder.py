@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -72,11 +73,27 @@ class RunFolder:
             UserError: another process is training in this folder.
         """
         with open(self.path / ".lock", "a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError("another process is training in this run folder", str(self.path)) from None
+            for tries_left in reversed(range(10)):  # `in_use` holds it for a moment
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if tries_left == 0:
+                        where = str(self.path)
+                        raise UserError("another process is training in this run folder", where) from None
+                time.sleep(0.05)
             yield
+
+    def in_use(self) -> bool:
+        """Whether a process is training here now, as far as this machine can tell."""
+        try:
+            with open(self.path / ".lock") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # there is none, or it may not be read
+            return False
+        return False
 
     def read_provenance(self) -> dict[str, Any]:
         try:

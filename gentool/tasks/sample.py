@@ -134,7 +134,9 @@ def sample(
     """
     started, ranks = time.perf_counter(), Ranks.here()
     if devices > 1 and ranks.world > 1:
-        raise UserError(f"--devices {devices}: the launcher started {ranks.world} processes already; leave it out")
+        raise UserError(
+            f"--devices {devices}: the launcher started {ranks.world} processes already; leave it out"
+        )
     base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
     # the presets not taken are out: they need not fit what is said now
     overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]

@@ -4,8 +4,8 @@ A training job takes the same run folder in every life and goes on there (`--res
 
 - `--signal=B:USR1@seconds` tells the batch shell alone, before the time limit. It passes the signal on and notes it, as
   that is the one case where the job must put itself back into the queue.
-- SIGTERM comes from Slurm to every process, when the job is preempted (then Slurm requeues it) or cancelled (then nobody
-  should). The shell outlives it, so that the processes have Slurm's grace period for their checkpoint.
+- SIGTERM comes from Slurm to every process, when the job is preempted (then Slurm requeues it) or cancelled (then
+  nobody should). The shell outlives it, so that the processes have Slurm's grace period for their checkpoint.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def _check(cluster: Cluster, then: Sequence[str]) -> None:
             raise UserError(f"--setup {line!r}: expected one line of shell; repeat --setup for more")
     for name in then:
         if name not in FOLLOWERS:
-            raise UserError(f"--then {name}: expected {' or '.join(FOLLOWERS)}{did_you_mean(name, FOLLOWERS)}")
+            raise UserError(
+                f"--then {name}: expected {' or '.join(FOLLOWERS)}{did_you_mean(name, FOLLOWERS)}"
+            )
     if len(set(then)) < len(then):
         raise UserError(f"--then {','.join(then)}: each command once")
 
@@ -210,7 +212,13 @@ exit "$code"
 
 def _submission(name: str, options: str, job: str) -> list[str]:
     """Shell lines that submit a job and keep its number; clusters in a federation add their name to it."""
-    return [f"{name}=$(sbatch --parsable {options}<<'JOB'", job.rstrip("\n"), "JOB", ")", f"{name}=${{{name}%%;*}}"]
+    return [
+        f"{name}=$(sbatch --parsable {options}<<'JOB'",
+        job.rstrip("\n"),
+        "JOB",
+        ")",
+        f"{name}=${{{name}%%;*}}",
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -49,7 +49,7 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 WRAPPER = """#!/bin/bash
-# What the jobs call `gentool`: this checkout's, its steps slowed down where the job asks, so that it can be interrupted.
+# What the jobs call `gentool`: this checkout's, its steps slowed down where the job asks.
 export PYTHONPATH={root} OMP_NUM_THREADS=1
 exec {python} -m tests.slurm.slowed "$@"
 """

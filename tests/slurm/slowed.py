@@ -1,4 +1,4 @@
-"""`gentool` with a pause after each training step of `SLOW` seconds: a tiny run that lasts long enough to be stopped."""
+"""`gentool` with a pause of `SLOW` seconds after each training step: a tiny run that can be stopped in the middle."""
 
 from __future__ import annotations
 

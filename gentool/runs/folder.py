@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import check_writable
+from gentool.runs.atomic import PROBE, check_writable
 
 
 def new_path(recipe_name: str, root: Path | str = "runs") -> Path:
@@ -64,6 +64,15 @@ class RunFolder:
         """
         check_writable(self.path)
         check_writable(self.checkpoints)
+
+    def sweep(self) -> None:
+        """Removes what a killed training left half-written; hold the lock. Samples and reports have other writers."""
+        names = [self.recipe, self.weights, self.metrics_csv, self.metrics_jsonl, self.provenance, self.card]
+        stems = {path.stem for path in names}
+        for leftover in [*self.path.glob(".*.tmp*"), *self.checkpoints.glob(".*.tmp*")]:
+            stem = leftover.name[1:].partition(".")[0]
+            if stem in stems or stem == PROBE or stem.startswith("step-"):
+                leftover.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -30,6 +30,7 @@ PRIVATE = (
     ),
 )
 KILLED = -9
+UNHARMED = Fault()
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Bench:
         self.folder, self.context = folder, context
         self._logs = 0
 
-    def start(self, *words: str | Path, fault: Fault = Fault()) -> tuple[ForkServerProcess, Path]:
+    def start(self, *words: str | Path, fault: Fault = UNHARMED) -> tuple[ForkServerProcess, Path]:
         self._logs += 1
         log = self.folder / f"{self._logs}.log"
         arguments = (list(map(str, words)), self.folder, log, fault)
@@ -63,10 +64,10 @@ class Bench:
         assert process.exitcode is not None, "still running after two minutes"
         return Ended(process.exitcode, log.read_text() if log.exists() else "")
 
-    def call(self, *words: str | Path, fault: Fault = Fault()) -> Ended:
+    def call(self, *words: str | Path, fault: Fault = UNHARMED) -> Ended:
         return self.end(*self.start(*words, fault=fault))
 
-    def train(self, run: Path, recipe: tuple[str, ...] = TINY, fault: Fault = Fault()) -> Ended:
+    def train(self, run: Path, recipe: tuple[str, ...] = TINY, fault: Fault = UNHARMED) -> Ended:
         """The one command that is repeated for ever."""
         return self.call("train", *recipe, "--run-dir", run, "--resume", "auto", fault=fault)
 
@@ -83,6 +84,13 @@ class Bench:
         """Its disk operations in order."""
         assert self.whole.exists()
         return (self.folder / "operations").read_text().split()
+
+    @cached_property
+    def private_operations(self) -> list[str]:
+        """Those of a private run."""
+        noted = self.folder / "private operations"
+        assert self.train(self.folder / "private", PRIVATE, Fault(operations=noted)).code == 0
+        return noted.read_text().split()
 
     @cached_property
     def seconds(self) -> float:

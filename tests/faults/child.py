@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sklearn.datasets  # noqa: F401  (these three are imported for the processes to come)
+import sklearn.datasets  # noqa: F401  (these are imported for the processes to come)
 
 import gentool.families.edm.module
-import gentool.tasks.train
-import gentool.training.private.step
+import gentool.tasks.train  # noqa: F401
 from gentool.cli.app import run
 from gentool.runs import checkpoints
 from gentool.training.callbacks import StepEnd

@@ -7,9 +7,9 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
 FAULTS = {
-    "kill": "`kill -9` at {times} random disk operations and moments: checkpoint writes, fsync, rename, between steps",
+    "kill": "`kill -9` at {times} random disk operations (writes, fsync, rename) and moments",
     "kill-again": "`kill -9` of each of {times} lives of one run",
-    "kill-private": "`kill -9` of a private run at {times} random disk operations and moments, ledger writes included",
+    "kill-private": "`kill -9` of a private run at {times} random disk operations, half of them writes of the ledger",
     "full-disk": "a full disk (a small tmpfs) when a checkpoint is written",
     "file-size": "a limit on file sizes (quota) when a checkpoint is written",
     "full-ledger": "a full disk when the ledger is written",
@@ -19,7 +19,7 @@ FAULTS = {
     "flipped": "one bit of the newest checkpoint flipped, at {times} places",
     "all-damaged": "every checkpoint damaged",
     "manifest": "the newest checkpoint's manifest missing or damaged",
-    "ledger": "a line of the ledger changed or removed, or the ledger deleted",
+    "ledger": "a line of the ledger changed or removed, the ledger cut back, or deleted",
     "two-runs": "a second process starts in the folder of a running one",
     "clock": "the clock jumps by a year, back and forth, at every reading",
 }

@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "families": ("gentool.cli.families", "List the model families and their recipes' keys."),
     "data": ("gentool.cli.data", "List, fetch, pack, inspect and check data sets."),
     "solvers": ("gentool.cli.solvers", "List the solvers that sampling can use."),
+    "runs": ("gentool.cli.runs", "List run folders, and show what one holds."),
+    "slurm": ("gentool.cli.slurm", "Print a training as jobs for a Slurm cluster."),
 }
 """Command -> (module, one line of help), in the order that `gentool --help` shows."""
 

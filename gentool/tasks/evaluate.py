@@ -30,6 +30,7 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.ranks import Ranks
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
 from gentool.training.findings import Findings, Picture
@@ -48,6 +49,7 @@ class Evaluated:
 
     Of a model that draws no samples they are its own figures, on `count` examples of `reference`, with what else it
     shows of itself.
+    `main`: False in the further processes of several that share the sampling; rank 0 alone judges.
     """
 
     metrics: dict[str, float]
@@ -62,6 +64,7 @@ class Evaluated:
     count: int = 0
     pictures: Sequence[Picture] = ()
     warnings: Sequence[str] = ()
+    main: bool = True
 
     def document(self) -> dict[str, Any]:
         """What `gentool evaluate --json` prints."""
@@ -97,7 +100,8 @@ def evaluate(
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
-    A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
+    A model that draws no samples (a classifier) is judged by its own figures, on held-out data. Processes that srun
+    or torchrun started together share the sampling of a run; rank 0 judges.
 
     Args:
         reference: a data set by name or path, its options after it (`"shapes points=1024"`); None takes the one the
@@ -114,12 +118,17 @@ def evaluate(
         raise UserError("no such run folder or samples file", target)
     run = RunFolder.open(target) if (Path(target) / "recipe.yaml").is_file() else None
     resolved: Resolved | None
+    main, further = Ranks.here().main, Evaluated({}, None, {}, None, None, None, None, main=False)
+    if run is None and not main:
+        return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
                     raise UserError(f"{switch} is for samples; this run draws none", target)
+            if not main:
+                return further
             return _of_model(run, reference, metrics, count, seed, report, say)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
@@ -165,9 +174,11 @@ def evaluate(
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
-        if run is not None:
+        if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
+        if not main:
+            return further
         evaluation = judge(
             as_images(images, labels),
             ImageSet(train, config.name),
@@ -184,6 +195,8 @@ def evaluate(
         figures |= evaluation.metrics
         for line in evaluation.warnings:
             say(f"warning: {line}")
+    if not main:
+        return further
     if BITS_PER_DIM in asked and run is not None:
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)

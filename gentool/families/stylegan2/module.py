@@ -257,7 +257,7 @@ class Stylegan2Module(AdversarialModule):
         model = self.model
         return LatentGenerator(
             latent=model.latent,
-            width=model.synthesis.style,
+            width=model.style,
             map=lambda z: model.truncated(model.mapping(z), truncation),
             pictures=lambda w: model.synthesis(w, "const").float(),
         )

@@ -28,9 +28,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_run_keeps_its_variances_and_samples_with_them(
-    learned: Path, call: Call, tmp_path: Path
-) -> None:
+def test_the_run_keeps_its_variances_and_samples_with_them(learned: Path, call: Call, tmp_path: Path) -> None:
     module = load_run(learned)[2]
     assert isinstance(module.model, Denoiser)
     assert isinstance(module.loss, HybridLoss)
@@ -72,7 +70,9 @@ def test_a_run_without_them_cannot_use_the_solver(call: Call, whole_run: Path, t
 
 
 def test_data_that_are_no_pictures_are_refused(call: Call) -> None:
-    ended = call("train", "edm/toy2d-small", "model.process={name: ddpm}", "model.loss={hybrid: 0.001}", "--dry-run")
+    ended = call(
+        "train", "edm/toy2d-small", "model.process={name: ddpm}", "model.loss={hybrid: 0.001}", "--dry-run"
+    )
     assert ended.code == 2
     assert "model.loss.hybrid" in ended.err
     assert "pixels" in ended.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
 from gentool.diffusion.guidance.classifier import StepGain
+from gentool.diffusion.guidance.compose import Null
 from gentool.diffusion.predictor import Derive, Guidance, Predictor
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
@@ -35,6 +37,8 @@ class Traits:
         label_dropout: the share of labels dropped in training.
         images: whether x0 lives in [-1, 1] pixels, so that thresholding makes sense.
         derive: the denoiser with a head that predicts the derivative of eps, where there is one.
+        null: makes conditions (B, ...) say nothing, where the request's labels are such and not class labels.
+        told: the denoiser is told the request's labels although it has no classes: they are conditions.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +46,13 @@ class Traits:
     label_dropout: float
     images: bool
     derive: Derive | None = None
+    null: Callable[[Tensor], Tensor] | None = None
+    told: bool = False
+
+    @property
+    def unlabelled(self) -> Null | None:
+        """What guidance tells the model in the place of a label; None where it has no labels."""
+        return self.null or self.classes or None
 
 
 def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
@@ -65,7 +76,7 @@ def build_guidance(
         return None
     return guidance.build(
         rules.check(settings.guidance),
-        null_label=traits.classes or None,
+        null_label=traits.unlabelled,
         label_dropout=traits.label_dropout,
         has_attention=bool(attention_layers(denoiser.network)),
         log_prob=None if guide is None else guide.log_prob,
@@ -212,7 +223,7 @@ def draw(
 
     def denoise(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         # the labels of an unconditional model are for its guide alone
-        return denoiser(x, sigma, label if traits.classes else None)
+        return denoiser(x, sigma, label if traits.classes or traits.told else None)
 
     def derive(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         assert traits.derive is not None

@@ -37,6 +37,12 @@ def test_list_says_what_is_here(mnist: Path, monkeypatch: pytest.MonkeyPatch) ->
         "hdf5": None,
         "npz": None,
         "toy2d": True,
+        "shapes": True,
+        "mnist-clouds": True,
+        "meshes": None,
+        "modelnet": None,
+        "shapenet15k": None,
+        "shapenet-vol": None,
     }
     assert len(call("list").stdout.splitlines()) == len(rows)
 

@@ -1,4 +1,4 @@
-"""Clouds in the report: data that can be read back, a script that is the only one allowed, and a browser that turns it."""
+"""Clouds in the report: data that can be read back, the only script that is allowed, and a browser that turns it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Scale:
     faster: float
 
 
-QUICK = Scale("a-vit/mnist-dense-small", "a-vit/mnist-small", (), 600, 300, 1, False, 1.3)
+QUICK = Scale("a-vit/mnist-dense-small", "a-vit/mnist-small", (), 800, 400, 1, False, 1.3)
 LARGE = (
     "model.network={patch: 2, width: 192, depth: 9, heads: 3, drop_path: 0.0}",
     "model.augment={flip: true, shift: 4, rand: {}, mixup: 0.8}",
@@ -138,7 +138,7 @@ def claims(found: list[dict[str, Any]], scale: Scale) -> list[Claim]:
 def run(settings: Settings) -> Result:
     scale = QUICK if settings.quick else GPU
     name = "mnist" if settings.quick else "cifar10"
-    batch = 32 if settings.quick else 256
+    batch = 64 if settings.quick else 256
     data = f"data={{name: {name}, root: {settings.data_dir}, batch_size: {batch}}}"
     seeds = range(settings.seed, settings.seed + scale.seeds)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,8 +26,11 @@ FAMILIES: Registry[Family] = Registry(
         "a-vit": "gentool.families.a_vit.config:FAMILY",
         "classifier": "gentool.families.classifier.config:FAMILY",
         "ddgan": "gentool.families.ddgan.config:FAMILY",
+        "lion": "gentool.families.lion.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
+        "lace": "gentool.families.lace.config:FAMILY",
+        "stylegan2": "gentool.families.stylegan2.config:FAMILY",
     },
     group="gentool.families",
 )

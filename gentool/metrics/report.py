@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gentool.metrics import cloud_view
 from gentool.metrics.catalog import METRICS
 from gentool.metrics.curve import line_chart
 from gentool.metrics.page import bullets, figure, flat, page, table
@@ -44,7 +45,8 @@ def render(
     Args:
         title, summary: what was made, in a few words and in a sentence.
         evaluations: `Evaluation.document()` of each extractor; `metrics` may hold further figures.
-        images: samples, uint8 (N, H, W, C) with C = 1 or 3; the first 64 are shown.
+        images: samples, uint8 (N, H, W, C) with C = 1 or 3, of which the first 64 are shown; or clouds (N, P, 3),
+            of which the first 16 can be turned.
         labels: their classes, when they have any.
         loss: (step, loss) rows.
         recipe: the resolved recipe's text.
@@ -57,7 +59,7 @@ def render(
     sections = {
         "Warnings": bullets(list(all_warnings)),
         "Evaluation": "".join(map(_evaluation, evaluations)),
-        "Samples": "" if images is None or not len(images) else _grid(images[:SHOWN], len(images), labels),
+        "Samples": "" if images is None or not len(images) else _samples(images, labels),
         "Pictures": "".join(figure(as_picture(pixels), 1, caption, caption) for pixels, caption in pictures),
         "Training loss": f"<figure>{chart}</figure>" if (chart := line_chart(loss, "step", "loss")) else "",
         "Privacy": f"<p>{escape(privacy)}</p>",
@@ -67,7 +69,8 @@ def render(
     footer = (
         "Figures can be compared only with figures of the same extractor, reference, count and preprocessing."
     )
-    return page(title, summary, sections, footer)
+    clouds = images is not None and images.ndim == 3
+    return page(title, summary, sections, footer, cloud_view.script() if clouds else "")
 
 
 def _evaluation(document: Mapping[str, Any]) -> str:
@@ -104,6 +107,12 @@ def _evaluation(document: Mapping[str, Any]) -> str:
         f'<dl>{made}</dl><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{more}"
     )
+
+
+def _samples(samples: np.ndarray, labels: Sequence[int] | None) -> str:
+    if samples.ndim == 3:
+        return cloud_view.view(samples, labels)
+    return _grid(samples[:SHOWN], len(samples), labels)
 
 
 def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:

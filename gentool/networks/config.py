@@ -106,7 +106,20 @@ class FilmMLP(Strict):
     """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
 
 
-NetworkConfig = Annotated[SongUNet | AdmUNet | DiT | FilmMLP, Field(discriminator="name")]
+class ConcatMLP(Strict):
+    """Plain MLP on pixels, noise level and label side by side: few weights and early signal, as DP-SGD wants them."""
+
+    name: Literal["concat-mlp"] = "concat-mlp"
+    """Plain MLP on flattened inputs."""
+    width: Channels = 128
+    """Hidden width."""
+    blocks: Positive = 1
+    """Hidden layers after the first, each with a shortcut around it."""
+    augment: Augment = 0
+    """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
+
+
+NetworkConfig = Annotated[SongUNet | AdmUNet | DiT | FilmMLP | ConcatMLP, Field(discriminator="name")]
 
 
 class ResNet(Strict):

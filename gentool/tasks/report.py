@@ -24,7 +24,7 @@ def write_report(done: Evaluated, target: str, out: Path | None) -> Path | None:
     page = out or (None if run is None else run.report)
     if page is not None:
         name = done.resolved.name if done.resolved else Path(target).name
-        pictures = done.images if done.images is not None and done.images.ndim == 4 else None
+        pictures = done.images if done.images is not None and done.images.ndim > 2 else None
         write_text(
             page,
             render(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gentool.diffusion.likelihood import Likelihood
     from gentool.metrics.classifier import Judge
     from gentool.noise import Noise
+    from gentool.training.latent import LatentGenerator
     from gentool.training.private.step import PrivateStep, SecretStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
@@ -58,6 +59,8 @@ class GenModule(LightningModule):
         classes: class labels the model takes; 0 when it is unconditional.
         base: the frozen model that this one is distilled from, where its family has one (`Family.distils`): it moves
             along to another device or precision, and is never trained, saved or averaged with the module's own weights.
+        open_run: the model of another run that the recipe names beside `base`, by its path; set by whoever builds the
+            module.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
             global batch and keep their own rows.
         say: where a line for the user goes.
@@ -72,6 +75,7 @@ class GenModule(LightningModule):
     own_private_step: ClassVar[bool] = False
     model: nn.Module
     base: GenModule | None = None
+    open_run: Callable[[str], GenModule] | None = None
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
         super().__init__()
@@ -167,6 +171,17 @@ class GenModule(LightningModule):
             UserError: it is none, or not one of noisy states.
         """
         raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
+
+    def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
+        """This model as a function of one standard normal latent, for those who lead or read it.
+
+        Args:
+            truncation: of the latents around their mean, where the model has such; 1 is none.
+
+        Raises:
+            UserError: it is none, or has no truncation.
+        """
+        raise UserError(f"a run of the family {self.recipe.family} is no generator of one Gaussian latent")
 
     def judge(self) -> Judge:
         """This model as the classifier by which samples are judged, on the module's device.

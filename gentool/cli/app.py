@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("gentool.cli.sample", "Draw samples from a trained run."),
     "evaluate": ("gentool.cli.evaluate", "Judge a run or a samples file."),
     "purify": ("gentool.cli.purify", "Clean pictures with a diffusion run."),
-    "edit": ("gentool.cli.edit", "Edit samples of a run by gradients."),
+    "edit": ("gentool.cli.edit", "Edit pictures, and show them before and after."),
     "export": ("gentool.cli.export", "Write what can be published of a run."),
     "privacy-account": ("gentool.cli.privacy_account", "Account for differential privacy."),
     "recipes": ("gentool.cli.recipes", "List, show, copy and check recipes."),

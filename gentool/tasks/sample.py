@@ -75,6 +75,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     family = resolved.recipe.family
     base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
     module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
+    module.open_run = trained_model
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -82,9 +83,18 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     return run, resolved, ready(module)
 
 
+def trained_model(path: str) -> GenModule:
+    """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
+    return load_run(path)[2]
+
+
 def ready(module: GenModule) -> GenModule:
     """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    module.eval().requires_grad_(False)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return module
 
 
 def data_spec(run: RunFolder) -> DataSpec:
@@ -94,9 +104,8 @@ def data_spec(run: RunFolder) -> DataSpec:
         CorruptError: its provenance does not say.
     """
     try:
-        known = run.read_provenance()["data_spec"]
-        return DataSpec(known["kind"], tuple(known["shape"]), known["classes"], tuple(known["class_names"]))
-    except (KeyError, TypeError):
+        return DataSpec.read(run.read_provenance()["data_spec"])
+    except (KeyError, TypeError, ValueError):
         raise CorruptError(
             "does not say what the model was trained on (data_spec); go on with the run by "
             "`gentool train --resume`, which writes it again",

@@ -38,7 +38,8 @@ TAIL = """
 **Same weights** means bit for bit, of `model.safetensors` and of every row of `metrics.csv` but the speed.
 
 A killed process leaves what it wrote to the kernel; a power cut may not. Against that stands the order of writing
-(data, fsync, rename, fsync of the folder; see [run folder](run-folder.md#whole-or-absent)), which is not tested here.
+(data, fsync, rename, fsync of the folder), which is in [run folder](run-folder.md#whole-or-absent) and is not
+tested here.
 [gentool slurm](slurm.md) is tested on a real Slurm.
 """
 

@@ -134,7 +134,7 @@ def direct(module: LionModule, data: DataSet, steps: int, seed: int) -> tuple[De
         ema.update(denoiser, step + 1, len(x0))
     denoiser.load_state_dict(ema.model_state())
     seconds = time.perf_counter() - started
-    say(f"trained the points themselves for {steps} steps in {seconds:.0f} s: loss {float(loss):.4g}")
+    say(f"trained the points themselves for {steps} steps in {seconds:.0f} s: loss {loss.item():.4g}")
     return denoiser.eval().requires_grad_(False), seconds
 
 
@@ -207,12 +207,9 @@ def study(scale: Scale, settings: Settings) -> Result:
             x.mT.contiguous(), *(torch.zeros(s, device=device()) for s in shapes)
         )
         made = module.model.autoencoder.decode(encoded.style, encoded.points).mT
-        again = (
-            open_set(recipe.data.model_copy(update={"views": 2, "limit": None}), "train")
-            .take(range(2 * count))
-            .x
-        )
-        floor, error = (float(chamfer(*pair).mean()) for pair in ((again[::2], again[1::2]), (made, x)))
+        twice = open_set(recipe.data.model_copy(update={"points": 2 * module.points}), "test").take(rows).x
+        halves = twice[:, : module.points], twice[:, module.points :]
+        floor, error = (float(chamfer(*pair).mean()) for pair in (halves, (made, x)))
     drawn_std = float(encoded.points_law.log_std[:, :3].exp().mean())
     return Result(
         figures={

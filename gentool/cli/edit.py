@@ -42,7 +42,10 @@ def edit(
     ] = None,
     classifier: Annotated[
         str | None,
-        _option(metavar="RUN2", help="steer: the classifier to please. Others: compare what it reads."),
+        _option(
+            metavar="RUN2",
+            help="steer: the classifier to please. lace: the judge. Inversions: compare what it reads.",
+        ),
     ] = None,
     label: Annotated[str | None, _option(metavar="L", help="steer: the class to steer to.")] = None,
     condition: Annotated[
@@ -60,6 +63,33 @@ def edit(
     ] = None,
     keep: Annotated[
         str | None, _option(metavar="K", help="steer: states kept: all, sqrt (default), log or a number.")
+    ] = None,
+    formula: Annotated[
+        list[str] | None,
+        _option(
+            metavar="F",
+            help="lace: digit=7 and slant=0.7 and not thick; several are edits one after the other.",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, _option(metavar="NAME", help="lace: ode (default), langevin, pc or rejection (exact).")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        _option(metavar="T", help="lace: of Langevin's noise; 1 is exact (0.005, near the mode)."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, _option(metavar="E", help="lace: of the ODE's steps, relative and absolute (0.001).")
+    ] = None,
+    anchor: Annotated[
+        float | None,
+        _option(metavar="MU", help="lace: hold to the latent before (0.04 with several formulas)."),
+    ] = None,
+    anchor_logits: Annotated[
+        float | None, _option(metavar="NU", help="lace: hold what else is read (0.01 with several formulas).")
+    ] = None,
+    allow_same_judge: Annotated[
+        bool | None, _option("--allow-same-judge", help="lace: let the labeller judge its own labels.")
     ] = None,
     to_label: Annotated[
         str | None, _option(metavar="L", help="Inversions: the label to change to (default: the picture's).")
@@ -112,9 +142,10 @@ def edit(
 
     steer moves the noise that samples start from up the gradient of a classifier's log probability, taken exactly
     through the whole sampler. ddpm-inversion takes a real picture apart into the noise of an ancestral sampler, and
-    draws it again under another label or guidance; ddim-inversion does so with the deterministic one.
+    draws it again under another label or guidance; ddim-inversion does so with the deterministic one. lace leads the
+    latents of a generator to a formula over attributes that classifiers of the latents know.
 
     Beside OUT lies a panel, before above after. An option that a method does not read is refused.
     """
-    given = {key: value for key, value in ctx.params.items() if value is not None and value != []}
+    given = {key: value for key, value in ctx.params.items() if value not in (None, [], ())}
     choose(method, given).run(ctx.params)

@@ -65,7 +65,10 @@ def choose(name: str, given: Given) -> Method:
             f"{name} edits pictures: name a picture, a folder, an .h5 or .npz, or a data set after RUN"
         )
     if method.source is False and "source" in given:
-        raise UserError(f"{name} edits samples of the run, not a picture: leave out {given['source']!r}")
+        raise UserError(
+            f"{name} edits samples of the run; a real picture would have to be inverted to a latent first: leave out "
+            f"{given['source']!r}"
+        )
     return method
 
 
@@ -187,6 +190,50 @@ def _levels(text: str) -> tuple[int, int]:
     return levels[0], levels[-1]
 
 
+def _lace(given: Given) -> None:
+    from dataclasses import replace
+
+    from gentool.cli.progress import progress
+    from gentool.families.lace.control import Anchors
+    from gentool.families.lace.samplers import Settings
+    from gentool.tasks.lace import How, edit
+
+    quiet, settings = given["quiet"], Settings()
+    if given["temperature"] is not None:
+        settings = replace(settings, temperature=given["temperature"])
+    if given["tolerance"] is not None:
+        settings = replace(settings, rtol=given["tolerance"], atol=given["tolerance"])
+    weights = {"near": given["anchor"], "logits": given["anchor_logits"]}
+    said = {key: value for key, value in weights.items() if value is not None}
+    how = How(given["sampler"] or "ode", settings, anchors=replace(Anchors(), **said) if said else None)
+    with progress("leading", "sample", quiet) as report:
+        done = edit(
+            given["run"],
+            given["formula"],
+            count=given["count"] or 16,
+            seed=given["seed"],
+            how=how,
+            classifier=given["classifier"],
+            allow_same_judge=bool(given["allow_same_judge"]),
+            out=given["out"],
+            batch_size=given["batch_size"],
+            report=report,
+            say=lambda line: note(line, quiet),
+        )
+    scores = done.scores
+    note(f"panel: {done.panel}", quiet)
+    for name, pair in (
+        ("accuracy", scores.together),
+        ("Frechet distance", scores.frechet),
+        ("mean |z|", scores.norm),
+    ):
+        if pair is not None:
+            note(f"{name}: {pair['before']:.4g} before, {pair['after']:.4g} after", quiet)
+    if scores.des is not None:
+        note(f"disentangled edit strength: {', '.join(f'{d:.3f}' for d in scores.des)}", quiet)
+    emit(done.document(), str(done.path), given["json"])
+
+
 _INVERSION = frozenset(
     {"to_label", "from_label", "scale", "from_scale", "skip", "change", "train", "resize", "repeat_channels"}
 )
@@ -196,6 +243,14 @@ METHODS: dict[str, Method] = {
         _steer,
         frozenset({"label", "condition", "iterations", "rate", "bound", "keep", "change"}),
         required=("classifier", "label"),
+    ),
+    "lace": Method(
+        "samples of a generator led to a formula over attributes",
+        _lace,
+        frozenset(
+            {"formula", "sampler", "temperature", "tolerance", "anchor", "anchor_logits", "allow_same_judge"}
+        ),
+        required=("formula",),
     ),
     "ddpm-inversion": Method(
         "real pictures under another label or guidance, exactly restored without",

@@ -9,7 +9,7 @@
   let azimuth = (35 * Math.PI) / 180, elevation = (20 * Math.PI) / 180, waiting = false;
 
   function draw(canvas, points) {
-    const side = canvas.width, half = side / 2, scale = (0.56 * side) / 32767;
+    const side = canvas.width, half = side / 2, scale = (0.47 * side) / 32767;
     const context = canvas.getContext("2d"), image = context.createImageData(side, side);
     const ink = canvas.dataset.colour.match(/[0-9a-f]{2}/gi).map((h) => parseInt(h, 16));
     const nearest = new Float32Array(side * side).fill(-Infinity);

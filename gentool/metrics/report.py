@@ -38,6 +38,7 @@ def render(
     provenance: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     privacy: str = NOT_PRIVATE,
+    pictures: Sequence[tuple[np.ndarray, str]] = (),
 ) -> str:
     """The report as one HTML document.
 
@@ -52,12 +53,14 @@ def render(
         provenance: versions, command line, fingerprints ...; nested mappings are flattened.
         warnings: what to mind, besides the evaluations' own.
         privacy: what can be said about privacy, in words.
+        pictures: what the model shows of itself, uint8 (H, W, C) with C = 1 or 3, and captions.
     """
     all_warnings = dict.fromkeys([*warnings, *(line for e in evaluations for line in e.get("warnings", ()))])
     sections = {
         "Warnings": bullets(list(all_warnings)),
         "Evaluation": "".join(map(_evaluation, evaluations)),
         "Samples": "" if images is None or not len(images) else _samples(images, labels),
+        "Pictures": "".join(figure(as_picture(pixels), 1, caption, caption) for pixels, caption in pictures),
         "Training loss": f"<figure>{chart}</figure>" if (chart := line_chart(loss, "step", "loss")) else "",
         "Privacy": f"<p>{escape(privacy)}</p>",
         "Recipe": f"<pre><code>{escape(recipe)}</code></pre>" if recipe else "",
@@ -126,5 +129,9 @@ def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:
     caption = f"{what}, {height}x{width}, row by row"
     if labels is not None:
         caption += f"; classes {' '.join(str(int(label)) for label in labels[:count])}"
-    picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
-    return figure(picture, scale, f"{what} in {rows} rows of {columns}", caption)
+    return figure(as_picture(sheet), scale, f"{what} in {rows} rows of {columns}", caption)
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """uint8 (H, W, C), C = 1 or 3, as Pillow has it."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

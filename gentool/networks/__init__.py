@@ -27,6 +27,7 @@ _BUILDERS: Registry[Callable[..., Network]] = Registry(
         "adm-unet": "gentool.networks.adm:adm_unet",
         "dit": "gentool.networks.dit:DiT",
         "film-mlp": "gentool.networks.mlp:FilmMLP",
+        "concat-mlp": "gentool.networks.mlp:ConcatMLP",
     },
 )
 _CLASSIFIERS: Registry[Callable[..., Classifier]] = Registry(
@@ -36,6 +37,7 @@ _CLASSIFIERS: Registry[Callable[..., Classifier]] = Registry(
         "logreg": "gentool.networks.baselines:LogRegClassifier",
         "mlp": "gentool.networks.baselines:MlpClassifier",
         "cnn": "gentool.networks.baselines:CnnClassifier",
+        "wrn": "gentool.networks.wrn:WrnClassifier",
     },
 )
 
@@ -65,7 +67,7 @@ def build(
         config: one of `networks.config`'s blocks.
         in_channels, out_channels: channels of the input and of the output (for vectors: how many vectors of
             length D come side by side, 1 for plain ones).
-        size: side of a square image, `(H, W)`, or `(D,)` for vectors of length D (film-mlp only). So
+        size: side of a square image, `(H, W)`, or `(D,)` for vectors of length D (film-mlp, concat-mlp). So
             `DataSpec.shape[1:]` of images and `DataSpec.shape` of vectors.
         classes: K labels 0..K-1 with K the null label; 0 for an unconditional network.
 
@@ -80,8 +82,8 @@ def build_classifier(config: ClassifierConfig, shape: Sequence[int], classes: in
     """The image classifier of a config, with fresh weights from torch's global generator.
 
     Args:
-        shape: (C, H, W) of the images. A resnet also reads other sizes, not under 2^(levels-1); logreg, mlp and cnn
-            read this one alone.
+        shape: (C, H, W) of the images. A resnet also reads other sizes, not under 2^(levels-1), a wrn any from 4 on;
+            logreg, mlp and cnn read this one alone.
         classes: number of logits.
 
     Raises:

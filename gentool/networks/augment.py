@@ -99,16 +99,16 @@ def draw(count: int, size: tuple[int, ...], generator: torch.Generator, p: float
     shift_x, shift_y = normal() * on, normal() * on
 
     grow, thin = 2 ** (0.2 * scale), 2 ** (0.2 * stretch)
-    inverse = _scaling(1 / grow, 1 / grow) @ _rotation(turn)
-    inverse = inverse @ _rotation(-frame) @ _scaling(1 / thin, thin) @ _rotation(frame)
-    inverse = inverse @ _translation(-shift_x * 0.125 * width, -shift_y * 0.125 * height)
+    inverse = scaling(1 / grow, 1 / grow) @ rotation(turn)
+    inverse = inverse @ rotation(-frame) @ scaling(1 / thin, thin) @ rotation(frame)
+    inverse = inverse @ translation(-shift_x * 0.125 * width, -shift_y * 0.125 * height)
     # EDM's label of a stretch cannot tell (w, r) from (-w, r + pi): harmless, as only no stretch has label 0.
     labels = [flip_x.double(), flip_y.double(), scale, turn.cos() - 1, turn.sin()]
     labels += [stretch * frame.cos(), stretch * frame.sin(), shift_x, shift_y]
     return Draw(flip_x, flip_y, inverse, torch.stack(labels, dim=1))
 
 
-def _matrix(*entries: Tensor | float) -> Tensor:
+def affine(*entries: Tensor | float) -> Tensor:
     """(B, 3, 3) from six entries, the first two rows."""
     like = next(entry for entry in entries if isinstance(entry, Tensor))
     columns = [
@@ -118,16 +118,16 @@ def _matrix(*entries: Tensor | float) -> Tensor:
     return torch.stack(columns, dim=1).unflatten(1, (3, 3))
 
 
-def _scaling(x: Tensor, y: Tensor) -> Tensor:
-    return _matrix(x, 0.0, 0.0, 0.0, y, 0.0)
+def scaling(x: Tensor, y: Tensor) -> Tensor:
+    return affine(x, 0.0, 0.0, 0.0, y, 0.0)
 
 
-def _rotation(angle: Tensor) -> Tensor:
-    return _matrix(angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0)
+def rotation(angle: Tensor) -> Tensor:
+    return affine(angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0)
 
 
-def _translation(x: Tensor, y: Tensor) -> Tensor:
-    return _matrix(1.0, 0.0, x, 0.0, 1.0, y)
+def translation(x: Tensor, y: Tensor) -> Tensor:
+    return affine(1.0, 0.0, x, 0.0, 1.0, y)
 
 
 def warp(x: Tensor, inverse: Tensor) -> Tensor:

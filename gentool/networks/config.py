@@ -106,7 +106,20 @@ class FilmMLP(Strict):
     """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
 
 
-NetworkConfig = Annotated[SongUNet | AdmUNet | DiT | FilmMLP, Field(discriminator="name")]
+class ConcatMLP(Strict):
+    """Plain MLP on pixels, noise level and label side by side: few weights and early signal, as DP-SGD wants them."""
+
+    name: Literal["concat-mlp"] = "concat-mlp"
+    """Plain MLP on flattened inputs."""
+    width: Channels = 128
+    """Hidden width."""
+    blocks: Positive = 1
+    """Hidden layers after the first, each with a shortcut around it."""
+    augment: Augment = 0
+    """Width of the augmentation label the network takes (9 for EDM's pipe, 0 for none)."""
+
+
+NetworkConfig = Annotated[SongUNet | AdmUNet | DiT | FilmMLP | ConcatMLP, Field(discriminator="name")]
 
 
 class ResNet(Strict):
@@ -155,7 +168,29 @@ class Cnn(Strict):
     """Dropout after each of the first two convolutions and before the logits."""
 
 
-ClassifierConfig = Annotated[ResNet | LogReg | Mlp | Cnn, Field(discriminator="name")]
+class Wrn(Strict):
+    """Wide residual network (Zagoruyko and Komodakis 2016); the defaults are WRN-28-10, DiffPure's for CIFAR-10."""
+
+    name: Literal["wrn"] = "wrn"
+    """Wide residual network."""
+    depth: Annotated[int, Field(ge=10)] = 28
+    """Convolutions on the longest way, 6 n + 4: three groups of n blocks of two."""
+    widen: Positive = 10
+    """Multiple of the 16, 32 and 64 feature maps of the three groups."""
+    norm: Literal["batch", "group"] = "batch"
+    """batch is the paper's, and lets the examples of a batch see each other in training; group does not."""
+    dropout: Dropout = 0.0
+    """Dropout between a block's convolutions."""
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> Self:
+        if (self.depth - 4) % 6:
+            below = self.depth - (self.depth - 4) % 6
+            raise ValueError(f"depth must be 6 n + 4, such as {below} or {below + 6}, got {self.depth}")
+        return self
+
+
+ClassifierConfig = Annotated[ResNet | LogReg | Mlp | Cnn | Wrn, Field(discriminator="name")]
 
 
 class Head(Strict):

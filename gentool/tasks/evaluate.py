@@ -30,8 +30,10 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.ranks import Ranks
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
+from gentool.training.findings import Findings, Picture
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -45,7 +47,9 @@ Found = tuple[np.ndarray, np.ndarray | None, Path]
 class Evaluated:
     """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
 
-    Of a model that draws no samples they are its own figures, on `count` examples of `reference`.
+    Of a model that draws no samples they are its own figures, on `count` examples of `reference`, with what else it
+    shows of itself.
+    `main`: False in the further processes of several that share the sampling; rank 0 alone judges.
     """
 
     metrics: dict[str, float]
@@ -58,6 +62,9 @@ class Evaluated:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
     count: int = 0
+    pictures: Sequence[Picture] = ()
+    warnings: Sequence[str] = ()
+    main: bool = True
 
     def document(self) -> dict[str, Any]:
         """What `gentool evaluate --json` prints."""
@@ -66,7 +73,7 @@ class Evaluated:
             "reference": self.reference,
             "count": self.count,
             "details": {},
-            "warnings": [],
+            "warnings": list(self.warnings),
         }
         if self.evaluation is not None:
             base = self.evaluation.document()
@@ -93,7 +100,8 @@ def evaluate(
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
-    A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
+    A model that draws no samples (a classifier) is judged by its own figures, on held-out data. Processes that srun
+    or torchrun started together share the sampling of a run; rank 0 judges.
 
     Args:
         reference: a data set by name or path, its options after it (`"shapes points=1024"`); None takes the one the
@@ -110,13 +118,18 @@ def evaluate(
         raise UserError("no such run folder or samples file", target)
     run = RunFolder.open(target) if (Path(target) / "recipe.yaml").is_file() else None
     resolved: Resolved | None
+    main, further = Ranks.here().main, Evaluated({}, None, {}, None, None, None, None, main=False)
+    if run is None and not main:
+        return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
                     raise UserError(f"{switch} is for samples; this run draws none", target)
-            return _of_model(run, reference, metrics, count, seed, report)
+            if not main:
+                return further
+            return _of_model(run, reference, metrics, count, seed, report, say)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
         read = read_samples(target)
@@ -143,6 +156,13 @@ def evaluate(
     if of_samples:
         # All that can be refused is, before samples are drawn.
         infos = plan(of_samples, chosen)
+        if resolved is not None and run is not None and unlabelled(resolved, settings or {}):
+            for info in infos:
+                if "labels" in info.needs:
+                    raise UserError(
+                        f"{info.name} needs the class each sample was asked to show; this model is unconditional",
+                        target,
+                    )
         for name in options or {}:
             if METRICS.check(name) not in of_samples:
                 raise UserError(f"--option {name}: the metric is not asked for; add --metric {name}")
@@ -154,9 +174,11 @@ def evaluate(
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
-        if run is not None:
+        if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
+        if not main:
+            return further
         evaluation = judge(
             as_images(images, labels),
             ImageSet(train, config.name),
@@ -173,6 +195,8 @@ def evaluate(
         figures |= evaluation.metrics
         for line in evaluation.warnings:
             say(f"warning: {line}")
+    if not main:
+        return further
     if BITS_PER_DIM in asked and run is not None:
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
@@ -186,8 +210,12 @@ def _of_model(
     count: int | None,
     seed: int,
     report: Report | None,
+    say: Say,
 ) -> Evaluated:
-    """The model's own figures on the first `count` examples of the held-out split (None: all of them)."""
+    """The model's own figures on the first `count` examples of the held-out split (None: all of them).
+
+    What `study_model` adds is left out where `metrics` ask for none of it.
+    """
     _, resolved, module = load_run(run.path)
     config = _reference(reference, resolved, str(run.path))
     if count is not None:
@@ -203,16 +231,22 @@ def _of_model(
     figures = module.evaluate_model(
         held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
     )
+    found = Findings()
+    if not metrics or any(name not in figures for name in metrics):
+        found = module.study_model(held_out, seed=seed)
+        figures |= found.figures
+    for line in found.warnings:
+        say(f"warning: {line}")
     unknown = [name for name in metrics if name not in figures]
     if unknown:
         raise UserError(
-            f"a {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
+            f"the family {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
             str(run.path),
         )
     return Evaluated(
         {name: figures[name] for name in metrics or figures},
         None,
-        {},
+        dict(found.details),
         None,
         None,
         None,
@@ -220,7 +254,16 @@ def _of_model(
         run.read_provenance(),
         f"{config.name} (held out)",
         len(held_out),
+        found.pictures,
+        found.warnings,
     )
+
+
+def unlabelled(resolved: Resolved, settings: Mapping[str, Any]) -> bool:
+    """Whether samples of such a run can carry no labels: the model takes none, and no classifier guides it."""
+    recipe = resolved.recipe
+    guided = settings.get("guidance", recipe.sample.guidance)
+    return getattr(recipe.model, "conditional", True) is False and not guided
 
 
 def own_classifier(path: str, spec: DataSpec, reference: str, device: torch.device) -> OwnClassifier:

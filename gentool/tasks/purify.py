@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -256,16 +257,25 @@ def check_places(out: Path, source: str, *, single: bool) -> None:
         raise UserError("is INPUT itself: name another output", str(out))
 
 
-def write_panel(out: Path, before: np.ndarray, after: np.ndarray, *, difference: bool = False) -> Path:
+def write_panel(
+    out: Path,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    difference: bool = False,
+    between: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Path:
     """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`.
 
     Args:
-        difference: a third row, |after - before| in the pictures' own units.
+        difference: a last row, |after - before| in the pictures' own units.
+        between: further rows by name, between the two.
     """
     panel, shown = out.with_name(f"{out.stem}-panel.png"), min(SHOWN, len(before))
-    rows = {"before": before[:shown], "after": after[:shown]}
+    rows = {"before": before, **between, "after": after}
     if difference:
-        rows["difference"] = np.maximum(*rows.values()) - np.minimum(*rows.values())
+        rows["difference"] = np.maximum(before, after) - np.minimum(before, after)
+    rows = {name: row[:shown] for name, row in rows.items()}
     with atomic_write(panel) as scratch:
         pictures.sheet(np.concatenate(list(rows.values())), shown, tuple(rows)).save(scratch, format="PNG")
     return panel

@@ -64,6 +64,8 @@ def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
         found.add("derivative")
     if traits.derive is not None:
         found.add("head")
+    if denoiser.variances:
+        found.add("variance")
     return frozenset(found)
 
 
@@ -131,6 +133,8 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError(f"{settings.solver}: {reason}", "sample.solver")
     solver = build_solver(settings.solver, settings.options, denoiser.process.state_parts)
     grid = build_grid(settings, denoiser.process)
+    if "variance" in info.needs:
+        check_variance(settings)
     if {"derivative", "head"} & set(info.needs):
         check_derivative(settings, predicted="head" in info.needs)
     if (
@@ -161,6 +165,21 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
     clipped = settings.threshold != "none" or not traits.images
     return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
+
+
+def check_variance(settings: Sample) -> None:
+    """Refuses what changes predictions and leaves their variances behind.
+
+    Raises:
+        UserError: guidance, or a time shift.
+    """
+    for key in ("guidance", "time_shift"):
+        if getattr(settings, key):
+            raise UserError(
+                f"{settings.solver} takes the variances of the network's own predictions, which {key} changes; take "
+                "ddpm, whose variance is small or large",
+                f"sample.{key}",
+            )
 
 
 def check_derivative(settings: Sample, *, predicted: bool) -> None:
@@ -210,6 +229,9 @@ def draw(
         assert traits.derive is not None
         return traits.derive(x, sigma, label if traits.classes else None)
 
+    def spread(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        return denoiser.with_variance(x, sigma, label if traits.classes else None)
+
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
         with perturb(denoiser.network, layers):
@@ -219,6 +241,7 @@ def draw(
     predict = Predictor(
         denoise,
         derive=derive if traits.derive is not None else None,
+        spread=spread if denoiser.variances else None,
         variants={"perturbed": perturbed},
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,
@@ -252,7 +275,9 @@ def draw(
 
 def memory_format(network: nn.Module) -> torch.memory_format:
     """The layout that keeps a network's convolutions from reordering their input: that of its own weights."""
-    kernels = [p for p in network.parameters() if p.dim() == 4]
-    if kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels):
+    # One that only channels_last explains settles it: kernels of one input channel are contiguous either way.
+    reordered = (p for p in network.parameters() if p.dim() == 4 and not p.is_contiguous())
+    first = next(reordered, None)
+    if first is not None and first.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.preserve_format

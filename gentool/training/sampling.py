@@ -11,8 +11,10 @@ from torch import Tensor
 
 from gentool.diffusion.gradients.rollout import Replay
 from gentool.diffusion.guidance.classifier import LogProb
+from gentool.errors import UserError
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
+from gentool.training.one_shot import ignored
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,18 @@ class Drawn:
     x: Tensor
     nfe: float
     manifest: Mapping[str, Any]
+
+
+def check_one_shot(settings: Sample, guide: Guide | None, own: frozenset[str]) -> None:
+    """Refuses what a generator without steps would ignore.
+
+    Args:
+        own: keys of the `sample:` block that are its family's own.
+
+    Raises:
+        UserError: a solver, steps, guidance, a classifier ...
+    """
+    if guide is not None:
+        raise UserError("--classifier: a one-shot generator has no steps to guide")
+    if (fault := ignored(settings, own)) is not None:
+        raise UserError(fault[1], f"sample.{fault[0]}")

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +171,9 @@ def test_every_solver_that_needs_no_head_is_timed(bench: Any) -> None:
     sampling = bench("bench_sampling")
     scale = sampling.Scale(channels=8, mult="[1, 1]", blocks=1, size=8, steps=2, rounds=1)
     found = sampling.overheads(scale, torch.device("cpu"))
-    assert list(found) == [name for name in SOLVERS.fitting() if "head" not in SOLVERS.get(name).needs]
+    assert list(found) == [
+        name for name in SOLVERS.fitting() if not {"head", "variance"} & {*SOLVERS.get(name).needs}
+    ]
     assert all(row["calls"] > 0 for row in found.values())
 
 
@@ -214,6 +217,20 @@ def test_private_diffusion_at_toy_size(bench: Any) -> None:
             row["mlp"] = row["logreg"]
     assert len(dpdm.quick_claims(found)) == 4
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_private_generators_at_toy_size(bench: Any) -> None:
+    versus = bench("bench_private_generators")
+    steps = ("trainer.max_steps=2", "privacy.max_grad_norm=1.0")
+    scale = versus.Scale((10.0,), (*steps, "sample.steps=3"), steps, steps, 60, 1)
+    found = versus.study(scale, 0, ("data={name: digits, batch_size: 100}",))
+    assert {name: set(row) for name, row in found["10"].items()} == {
+        "dpdm": {"fd50", "logreg", "mlp", "seconds"},
+        "dp-sinkhorn": {"fd50", "logreg", "mlp", "seconds"},
+        "dp-sgd": {"logreg", "mlp"},
+    }
+    assert len(versus.claims(found)) == 1
 
 
 def test_modes_are_counted_and_their_shares_judged(bench: Any) -> None:
@@ -264,14 +281,29 @@ def test_genie_at_toy_size(bench: Any) -> None:
 def test_the_privacy_audit_at_toy_size(bench: Any) -> None:
     """Its lower bounds are honest and useful: below epsilon, and above half of it where that is easy."""
     audit = bench("bench_privacy_audit")
-    assert audit.bounds(0, 100)[0] == 0
-    low, high = audit.bounds(10, 100)
+    bounds = bench("audit").bounds
+    assert bounds(0, 100)[0] == 0
+    low, high = bounds(10, 100)
     assert low < 0.1 < high
     easy = audit.Mechanism("two releases", 1.0, 1.0, 2, 1e-2, math.nan)
     assert 0.5 * audit.rdp(easy) < audit.audit(easy, 40_000, 0) < audit.rdp(easy)
     assert audit.audit(easy, 40_000, 0, noise=0.3) > audit.rdp(easy)
     never = audit.Mechanism("never sampled", 1.0, 1e-9, 5, 1e-3, 0.0)
     assert audit.audit(never, 10_000, 0) < 0.05
+
+
+def test_the_canary_at_toy_size(bench: Any) -> None:
+    """The outlier's own gradients are what the attack says they are, and no noise at all gives it away."""
+    canary = bench("bench_privacy_canary")
+    world = canary.world(4.0)
+    unit = torch.randn(650, generator=torch.Generator().manual_seed(0))
+    each = [
+        float(world.engine({k: v[i : i + 1] for k, v in world.records.items()}, 1.0, 1).total @ unit)
+        for i in range(9)
+    ]
+    assert world.along(unit)[:9].tolist() == pytest.approx(each, rel=1e-4, abs=1e-6)
+    with_it, without = ([world.score(p, 7 + i, 0.05) for i in range(8)] for p in (True, False))
+    assert min(with_it) > max(without)
 
 
 @pytest.mark.slow

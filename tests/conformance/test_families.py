@@ -73,6 +73,11 @@ CASES = {
         f"{DIGITS}base: edm/digits-small\nmodel: {{mixed: false, flip: true}}\n"
         "sample: {solver: genie, grid: edm-vp}",
     ),
+    "lace": (
+        "lace",
+        f"{DIGITS}base: stylegan2/digits8-small\nmodel: {{attributes: {{slant: {{source: measure, measure: slant}}, "
+        "ink: {source: measure, measure: ink, above: 0.5}}, latents: 256, depth: 3, width: 16}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
@@ -84,6 +89,20 @@ CASES = {
     "classifier of noisy states": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
+    ),
+    "classifier wrn": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{name: wrn, depth: 10, widen: 1}}, flip: true}}",
+    ),
+    "a-vit": (
+        "a-vit",
+        f"{DIGITS}model: {{network: {{patch: 2, width: 16, depth: 3, heads: 2, registers: 1}}, "
+        "augment: {mixup: 0.8, shift: 1}}",
+    ),
+    "a-vit, plain": (
+        "a-vit",
+        f"{DIGITS}model: {{network: {{patch: 4, width: 16, depth: 2, heads: 2}}, halting: null, "
+        "augment: {flip: true}}",
     ),
     "ddgan": (
         "ddgan",
@@ -110,6 +129,18 @@ CASES = {
         "dp-sinkhorn",
         "data: {name: digits, limit: 64, batch_size: 16}\n"
         "model: {network: {name: mlp, latent: 4, width: 16}, conditional: false, debias: 0.0}",
+    ),
+    "stylegan2": (
+        "stylegan2",
+        f"{DIGITS}model: {{network: {{latent: 8, style: 8, layers: 2, channel_base: 64, channel_max: 8}}, "
+        "discriminator: {channel_base: 64, channel_max: 8, layers: 2}, conditional: true, flip: true, "
+        "augment: {p: 0.5}}",
+    ),
+    "stylegan2 unconditional, noise drawn": (
+        "stylegan2",
+        f"{DIGITS}model: {{network: {{latent: 8, style: 8, layers: 1, channel_base: 64, channel_max: 8}}, "
+        "discriminator: {architecture: orig, channel_base: 64, channel_max: 8}, path_length: {weight: 0}, "
+        "mixing: 0.0}\nsample: {noise: random, truncation: 0.9, cutoff: 2}",
     ),
 }
 

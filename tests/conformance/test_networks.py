@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, object]] = {
     "adm-unet": {"channels": 8, "mult": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8},
     "dit": {"width": 16, "depth": 2, "heads": 2},
     "film-mlp": {"width": 16, "blocks": 2},
+    "concat-mlp": {"width": 16, "blocks": 1},
 }
 UNION = typing.get_args(typing.get_args(blocks.NetworkConfig)[0])
 CONFIGS = {block.model_fields["name"].default: block for block in UNION}

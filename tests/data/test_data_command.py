@@ -74,6 +74,15 @@ def test_pack_then_inspect(tmp_path: Path) -> None:
     assert set(found["classes"]) == {"a", "b"}
 
 
+def test_a_thousand_classes_fit_on_a_screen(tmp_path: Path) -> None:
+    for i in range(25):
+        picture(tmp_path / "s" / f"class{i:02}" / "0.png", size=(4, 4), seed=i)
+    shown = call("inspect", tmp_path / "s", "size=4").stdout
+    assert "class19: 1" in shown
+    assert "class20" not in shown
+    assert "... 5 more" in shown
+
+
 def test_check_names_every_fault_and_exits_with_4(tmp_path: Path) -> None:
     for i in range(5):
         picture(tmp_path / "s" / f"{i}.png", seed=i)

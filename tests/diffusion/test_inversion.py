@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_the_maps_of_gaussian_data_have_the_closed_forms_moments() -> None:
     steps = grid(100)
     z = invert(predictor(), steps, data(4000, 4), noise(4000, 4)).normal(steps)
     sigma = steps.sigma.tolist()
-    rows = [ancestral_row(s, t, 1.0) for s, t in zip(sigma, sigma[1:-1])]
+    rows = [ancestral_row(s, t, 1.0) for s, t in pairwise(sigma[:-1])]
     # mean = k (x0 + s e), so that the map is ((1 - k) x0 + t e' - k s e) / up
     k = [row.a + row.c[0] * VARIANCE / (VARIANCE + s * s) for row, s in zip(rows, sigma)]
     for i in (20, 50, 90):

@@ -19,13 +19,14 @@ from gentool.cli.app import run as command_line
 from gentool.data import Batch, open_set
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import PreemptedError, UserError
-from gentool.families.ddgan.module import DdganModule, gradient_squares
+from gentool.families.ddgan.module import DdganModule
 from gentool.recipes.resolve import resolve
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
 from gentool.tasks.sample import load_run
 from gentool.tasks.train import build_module, train
+from gentool.training.adversarial import gradient_squares
 from gentool.training.sampling import SampleRequest
 from tests.tasks.runs import Ended, gentool
 

@@ -13,6 +13,7 @@ from gentool.training.module import GenModule
 
 NETWORKS = {
     "mlp": "{name: film-mlp, width: 32, blocks: 2}",
+    "concat": "{name: concat-mlp, width: 32}",
     "u-net": "{name: song-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], label_embedding: table}",
     "transformer": "{name: dit, width: 16, depth: 2, heads: 2}",
 }

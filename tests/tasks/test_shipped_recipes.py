@@ -36,10 +36,10 @@ PARAMETERS = {
     "edm/imagenet64-paper": 295_899_267,
     "edm/mnist-small": 1_753_345,
     "edm/digits-small": 188_945,
-    "edm/digits-dp-small": 106_816,
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
     "edm/digits-dp-small": 106_816,
+    "edm/digits-hybrid-small": 1_237_120,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
     # cld: the paper's 108 M network has its data and velocity side by side
@@ -64,7 +64,7 @@ PARAMETERS = {
     "dpdm/celeba64-eps10-paper": 1_999_907,
     "dpdm/cifar10-eps10-paper": 1_754_499,
     "dpdm/imagenet32-eps10-paper": 1_836_483,
-    "dpdm/mnist-eps10-small": 67_780,
+    "dpdm/mnist-eps10-small": 72_516,
     "dpdm/mnist-eps1-small": 67_780,
     "dpdm/digits-small": 10_944,
     # the bases of GENIE's heads, and the heads alone
@@ -84,6 +84,7 @@ PARAMETERS = {
     "genie/cats128-paper": 1_170_633,
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
+    "lace/digits-small": 30_143,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
@@ -91,6 +92,16 @@ PARAMETERS = {
     "classifier/mnist-mlp-dp-small": 79_510,
     "classifier/mnist-cnn-dp-small": 241_546,
     "classifier/mnist-noisy-small": 345_258,
+    "classifier/cifar10-wrn-paper": 36_479_194,
+    # the paper's are DeiT-T and DeiT-S: 5.7 and 22 million
+    "a-vit/digits-dense-small": 171_322,
+    "a-vit/digits-small": 171_322,
+    "a-vit/mnist-dense-small": 173_482,
+    "a-vit/mnist-small": 173_482,
+    "a-vit/imagenet-t-dense-paper": 5_717_416,
+    "a-vit/imagenet-t-paper": 5_717_416,
+    "a-vit/imagenet-s-dense-paper": 22_050_664,
+    "a-vit/imagenet-s-paper": 22_050_664,
     # generator and discriminator; the papers' as counted in the authors' own networks
     "ddgan/cifar10-paper": 48_432_515 + 12_741_633,
     "ddgan/stacked-mnist-paper": 48_366_723 + 12_741_633,
@@ -112,12 +123,25 @@ PARAMETERS = {
     "dp-sinkhorn/fashion-mnist-paper": 957_969,
     "dp-sinkhorn/mnist-paper": 957_969,
     "dp-sinkhorn/mnist-small": 25_777,
+    # generator and discriminator
+    "stylegan2/cifar10-paper": 19_947_539 + 20_720_641,
+    "stylegan2/ffhq256-paper": 24_767_458 + 24_001_089,
+    "stylegan2/cifar32-small": 11_290_644,
+    "stylegan2/digits8-conditional-small": 340_229,
+    "stylegan2/digits8-small": 322_310,
+    "stylegan2/mnist32-small": 720_780,
 }
 THINNER = {
+    "vit": ("network.width=48",),
+    "wrn": ("network.depth=10", "network.widen=1"),
     "biggan": ("network.channels=16",),
     "dcgan": ("network.channels=16",),
     "song-unet": ("network.channels=16",),
     "adm-unet": ("network.channels=16", "network.head_channels=16", "network.blocks=1"),
+    "stylegan2": (
+        *(f"network.{part}=32" for part in ("latent", "style")),
+        *(f"{part}.channel_{key}" for part in ("network", "discriminator") for key in ("base=512", "max=8")),
+    ),
     "latent-unet": ("network.channels=4", "network.blocks=1", "discriminator.channels=2"),
 }
 PAPER = [name for name in shipped.names() if name.endswith("-paper")]
@@ -180,6 +204,10 @@ def small(name: str, folder: Path) -> list[str]:
         path = folder / "base.yaml"
         path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
         changes.append(f"base={json.dumps(str(path))}")
+    if (
+        resolved(name).recipe.family == "lace"
+    ):  # labels by measures alone: there is no labeller to train on noise
+        changes += ["model.attributes={slant: {source: measure, measure: slant}}", "model.latents=64"]
     return changes
 
 

@@ -11,7 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -39,6 +38,8 @@ class Predict(Protocol):
 
     def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]: ...
 
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]: ...
+
 
 class Wrapped:
     """A predictor in front of another: what a wrapper does not answer itself goes through."""
@@ -51,6 +52,9 @@ class Wrapped:
 
     def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
         return self.predict.derivative(x, sigma, exact=exact)
+
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        return self.predict.with_variance(x, sigma)
 
 
 class State(NamedTuple):
@@ -200,21 +204,18 @@ def step_orders(grid: Grid, order: int, final_order: FinalOrder) -> tuple[tuple[
 
 
 class BrownianClock:
-    """Brownian increments along lam, mapped to [0, 1]: a run with more steps sees the same path, finer.
+    """Brownian increments along the grid's own parameter: twice the steps of a grid see nearly the same path, finer.
 
-    The last finite level is place 1, so that grids with and without the step to sigma = 0 share their path. A
-    place is moved by up to a quarter of the shorter step beside it, to the dyadic number there that takes the fewest
-    draws to reach: between one and two a step, instead of four.
+    Finite level i of n sits at place i/n, moved by up to a quarter of a step to the dyadic number there that takes the
+    fewest draws to reach: little more than one a step. The last finite level is place 1, so that grids with and
+    without the step to sigma = 0 share their path. Increments are used at unit variance, so that any monotone clock
+    gives the solver's exact law; the clock only decides which runs share their noise.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
         finite = sorted({s for s in sigmas if s > 0}, reverse=True)
-        start, span = math.log(finite[0]), math.log(finite[-1]) - math.log(finite[0])
-        exact = [(math.log(s) - start) / span if span else 0.0 for s in finite]
-        steps = [b - a for a, b in pairwise(exact)]
-        inner = [
-            simplest(at - min(gaps) / 4, at + min(gaps) / 4) for at, gaps in zip(exact[1:], pairwise(steps))
-        ]
+        n = max(len(finite) - 1, 1)
+        inner = [simplest((i - 0.25) / n, (i + 0.25) / n) for i in range(1, n)]
         self._places = dict(zip(finite, (0.0, *inner, 1.0)))
 
     def __call__(self, noise: Noise, sigma_s: float, sigma_t: float) -> Tensor:

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from gentool.families.base import Family
 from gentool.networks.gan_config import ConvDiscriminator, DiscriminatorConfig, GeneratorConfig, LatentUNet
-from gentool.recipes.schema import Misfit, Optimizer, Positive, Recipe, Sample, Strict
+from gentool.recipes.schema import Misfit, Optimizer, Positive, Sample, Strict
+from gentool.training.adversarial_config import AdversarialRecipe
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -102,7 +103,7 @@ def unusable(sample: Sample, steps: int) -> tuple[str, str] | None:
     return None
 
 
-class DdganRecipe(Recipe):
+class DdganRecipe(AdversarialRecipe):
     model: DdganModel = DdganModel()
     """The two networks and the chain."""
     optimizer: Optimizer = Optimizer(
@@ -117,28 +118,7 @@ class DdganRecipe(Recipe):
     """What `gentool sample RUN` does when nothing is said; solver and steps are those of the model."""
 
     @model_validator(mode="after")
-    def _trainable(self) -> Self:
-        """What two networks that take turns cannot do, told before training."""
-        if self.privacy is not None:
-            raise Misfit(
-                "privacy",
-                "private training needs a loss that is a mean over examples; here a generator and a discriminator "
-                "train each other",
-            )
-        trainer = self.trainer
-        if trainer.accumulate != 1:
-            raise Misfit(
-                "trainer.accumulate",
-                f"{trainer.accumulate}: the two networks take turns within a batch, so that batches cannot be put "
-                "together; raise data.batch_size",
-            )
-        if trainer.precision == "16-mixed":
-            raise Misfit(
-                "trainer.precision",
-                "the gradient penalty's second derivatives leave float16's range; use bf16-mixed or 32-true",
-            )
-        if trainer.strategy == "fsdp":
-            raise Misfit("trainer.strategy", "the gradient penalty needs whole weights; use ddp")
+    def _samples_its_own_way(self) -> Self:
         if (fault := unusable(self.sample, self.model.steps)) is not None:
             raise Misfit(f"sample.{fault[0]}", fault[1])
         return self

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, cast
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from gentool.data import Batch, DataSet, DataSpec, to_model
@@ -16,12 +14,12 @@ from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import UserError
 from gentool.families.ddgan.chain import Chain
 from gentool.families.ddgan.config import NO_OTHER_SOLVER, SOLVER, DdganRecipe, unusable
-from gentool.networks.discriminator import ConvDiscriminator, build_discriminator, group_size
+from gentool.networks.discriminator import ConvDiscriminator, build_discriminator
 from gentool.networks.embedding import full_precision
 from gentool.networks.generator import Generator, build_generator
 from gentool.recipes.schema import Sample
+from gentool.training.adversarial import AdversarialModule, frozen, gradient_squares
 from gentool.training.fitting import model_batches
-from gentool.training.module import GenModule, LrSchedule, build_optimizer
 from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 MANY_STEPS = 8
@@ -47,22 +45,17 @@ class Turn(NamedTuple):
     label: Tensor | None
 
 
-class DdganModule(GenModule):
-    """One update of the discriminator and one of the generator a step, each with levels, pairs and latents of its own.
-
-    The generator is `model`: the average follows it and samples need no more.
-    """
+class DdganModule(AdversarialModule):
+    """A step updates the discriminator, then the generator, each with levels, pairs and latents of its own."""
 
     recipe: DdganRecipe
     model: Generator
-    takes_turns = True
     remedies = (
         "raise model.r1.gamma, lower optimizer.lr and discriminator_optimizer.lr, or set trainer.clip_norm"
     )
 
     def __init__(self, recipe: DdganRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
-        self.automatic_optimization = False
         config = recipe.model
         if spec.kind not in ("image", "vector"):
             raise UserError(f"the ddgan family models images and vectors, not {spec.kind} data")
@@ -87,11 +80,7 @@ class DdganModule(GenModule):
                 f"warning: model.steps is {config.steps}; beyond {MANY_STEPS} the paper's own results fall"
             )
         if isinstance(self.discriminator, ConvDiscriminator):
-            batch, group = self.recipe.data.batch_size, self.discriminator.group
-            if (size := group_size(batch, group)) != group:
-                self.say(
-                    f"warning: model.discriminator.group: {group} does not divide a batch of {batch}; groups of {size}"
-                )
+            self.warn_of_groups(self.discriminator.group)
         if config.network.tanh and self.spec.kind != "image":
             bounds = [(float(x.min()), float(x.max())) for x in model_batches(dataset)]
             low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
@@ -105,25 +94,17 @@ class DdganModule(GenModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Both updates; returns the sum of the two losses, by which a NaN is noticed."""
-        for_generator, for_discriminator = cast(list[LightningOptimizer], self.optimizers())
+        for_generator, for_discriminator = self.both_optimizers()
         x0, label = self.data(batch)
-        config = self.recipe.trainer
-        told = (self.step + 1) % config.log_every == 0 or self.step + 1 == config.max_steps
+        told = self.logs_now()
         of_discriminator, figures = self.discriminator_loss(self.turn(x0, label), told)
-        self._update(for_discriminator, of_discriminator)
+        self.update(for_discriminator, of_discriminator)
         with frozen(self.discriminator):
             of_generator = self.generator_loss(self.turn(x0, label))
-            self._update(for_generator, of_generator)
+            self.update(for_generator, of_generator)
         if told:
             self.log_dict(figures | {"loss_generator": of_generator.detach()})
         return of_discriminator.detach() + of_generator.detach()
-
-    def _update(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        if (clip := self.recipe.trainer.clip_norm) is not None:
-            self.clip_gradients(optimizer.optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm")
-        optimizer.step()
 
     def try_step(self, batch: Batch) -> Tensor:
         """A step with the gradient penalty, which not every step has: memory at its peak, speed at its lowest."""
@@ -140,21 +121,18 @@ class DdganModule(GenModule):
         """Data after mirroring, in the networks' own type, and labels where the model takes them."""
         x0 = to_model(batch.x).to(next(self.model.parameters()).dtype)
         if self.recipe.model.flip:
-            mirrored = self._draw(torch.rand, len(x0)) < 0.5
+            mirrored = self.drawn(torch.rand, len(x0)) < 0.5
             x0 = torch.where(mirrored.view(-1, 1, 1, 1), x0.flip(3), x0)
         return x0, batch.label if self.classes else None
 
     def turn(self, x0: Tensor, label: Tensor | None) -> Turn:
         """Fresh levels, states and latents for data x0: each network's turn has its own."""
         steps = self.chain.steps
-        k = (self._draw(torch.rand, len(x0)) * steps).long().clamp(max=steps - 1)
-        noise, noise_next, again = (self._draw(torch.randn, *x0.shape).to(x0) for _ in range(3))
-        z = self._draw(torch.randn, len(x0), self.model.latent).to(x0)
+        k = (self.drawn(torch.rand, len(x0)) * steps).long().clamp(max=steps - 1)
+        noise, noise_next, again = (self.drawn(torch.randn, *x0.shape).to(x0) for _ in range(3))
+        z = self.drawn(torch.randn, len(x0), self.model.latent).to(x0)
         x, x_next = self.chain.pair(x0, k, noise, noise_next)
         return Turn(x, x_next, k, z, again, label)
-
-    def _draw(self, law: Any, count: int, *shape: int) -> Tensor:
-        return self.global_draw(count, lambda n: law(n, *shape, generator=self.rng, device=self.device))
 
     def fake(self, turn: Turn) -> Tensor:
         """x_k as the generator has it: drawn from q(x_k | x_{k+1}, G(x_{k+1}, z, k))."""
@@ -202,16 +180,6 @@ class DdganModule(GenModule):
 
     # Lightning
 
-    def configure_optimizers(self) -> Any:
-        return [
-            build_optimizer(self.recipe.optimizer, self.model.parameters()),
-            build_optimizer(self.recipe.discriminator_optimizer, self.discriminator.parameters()),
-        ]
-
-    def lr_schedules(self) -> list[LrSchedule]:
-        steps = self.recipe.trainer.max_steps
-        return [LrSchedule(c, steps) for c in (self.recipe.optimizer, self.recipe.discriminator_optimizer)]
-
     def compiled_parts(self) -> list[nn.Module]:
         """The generator alone: compiled modules have no second derivatives, which the penalty takes."""
         return [self.model]
@@ -247,19 +215,3 @@ class DdganModule(GenModule):
         if (fault := unusable(settings, self.chain.steps)) is not None:
             raise UserError(fault[1], f"sample.{fault[0]}")
         return []
-
-
-def gradient_squares(logits: Tensor, x: Tensor) -> Tensor:
-    """(B,) squared norms of each logit's gradient in x (B, ...), themselves differentiable (R1, 1801.04406)."""
-    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-    return gradient.flatten(1).square().sum(1)
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Within it the network's weights gather no gradient; gradients still pass through it."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)

@@ -18,8 +18,10 @@ from gentool.families.dp_sinkhorn.mechanism import release
 from gentool.networks.oneshot import Generator, measure_statistics
 from gentool.noise import mix
 from gentool.recipes.schema import Sample
+from gentool.training.latent import LatentGenerator
 from gentool.training.module import GenModule
-from gentool.training.sampling import Drawn, Guide, SampleRequest
+from gentool.training.one_shot import ONE_SHOT
+from gentool.training.sampling import Drawn, Guide, SampleRequest, check_one_shot
 
 STATISTICS = (4, 256)
 """Batches, and latents in each, that BatchNorm's statistics for sampling are measured on."""
@@ -161,18 +163,22 @@ class DpSinkhornModule(GenModule):
             x = torch.where(x < 0, -1.0, x)
         return Drawn(x.float(), nfe=1.0, manifest={"latent": self.model.latent})
 
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
-        if guide is not None:
-            raise UserError("--classifier: a one-shot generator has no steps to guide")
-        given = settings.model_dump(exclude={"count", "batch_size", THRESHOLD}, exclude_defaults=True)
-        for key, value in given.items():
+    def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
+        if self.classes:
             raise UserError(
-                f"a one-shot generator makes an image in one call and would ignore {value!r}", f"sample.{key}"
+                "this generator takes a class label beside its latent: train it with model.conditional=false"
             )
+        if truncation != 1:
+            raise UserError("a one-shot generator of uniform latents has no truncation")
+        size = self.model.latent
+        return LatentGenerator(size, size, lambda z: z, lambda z: self.model(torch.special.ndtr(z)).float())
+
+    def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
+        check_one_shot(settings, guide, frozenset({THRESHOLD}))
         return []
 
     def solver_name(self, settings: Sample) -> str:
-        return "one-shot"
+        return ONE_SHOT
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model]

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint format docs benchmarks clean
+.PHONY: demo test test-all test-slurm test-faults lint format docs benchmarks clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gentool needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -24,8 +24,14 @@ demo: $(STAMP) ## Train, sample and judge a small model of handwritten digits: u
 test: $(STAMP) ## The fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-all: $(STAMP) ## Every test, the slow ones and the demo too
-	$(BIN)/python -m pytest -m '' -n 2 --dist loadgroup
+test-all: $(STAMP) ## Every test, the slow ones and the demo too; but those of the next two
+	$(BIN)/python -m pytest -m 'not slurm and not faults' -n 2 --dist loadgroup
+
+test-slurm: $(STAMP) ## Jobs on a real Slurm of one node, as root on a Debian; skipped elsewhere, with the reason
+	$(BIN)/python -m pytest -m slurm tests/slurm -rs --timeout=900
+
+test-faults: $(STAMP) ## Kills, full disks and damaged files; writes docs/reliability.md
+	$(BIN)/python -m pytest -m faults tests/faults -rs --timeout=1800
 
 lint: $(STAMP) ## Style, types and the import contracts
 	$(BIN)/ruff check .

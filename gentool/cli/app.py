@@ -23,13 +23,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("gentool.cli.sample", "Draw samples from a trained run."),
     "evaluate": ("gentool.cli.evaluate", "Judge a run or a samples file."),
     "purify": ("gentool.cli.purify", "Clean pictures with a diffusion run."),
-    "edit": ("gentool.cli.edit", "Edit samples of a run by gradients."),
+    "edit": ("gentool.cli.edit", "Edit pictures, and show them before and after."),
     "export": ("gentool.cli.export", "Write what can be published of a run."),
     "privacy-account": ("gentool.cli.privacy_account", "Account for differential privacy."),
     "recipes": ("gentool.cli.recipes", "List, show, copy and check recipes."),
     "families": ("gentool.cli.families", "List the model families and their recipes' keys."),
     "data": ("gentool.cli.data", "List, fetch, pack, inspect and check data sets."),
     "solvers": ("gentool.cli.solvers", "List the solvers that sampling can use."),
+    "runs": ("gentool.cli.runs", "List run folders, and show what one holds."),
+    "slurm": ("gentool.cli.slurm", "Print a training as jobs for a Slurm cluster."),
 }
 """Command -> (module, one line of help), in the order that `gentool --help` shows."""
 

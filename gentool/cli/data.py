@@ -22,6 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 WhichSplit = Annotated[str, typer.Option("--split", metavar="train|test", help="Which part of the set.")]
 
 CORRUPT = 4
+SHOWN_CLASSES = 20
 
 
 def _emit(json: bool, document: dict[str, Any], lines: list[str]) -> None:
@@ -118,7 +119,11 @@ def inspect(source: Source, options: Options = None, split: WhichSplit = "train"
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k}: {v}" for k, v in value.items()) or "none"
+        shown = [f"{k}: {v}" for k, v in list(value.items())[:SHOWN_CLASSES]]
+        rest = (
+            [f"... {len(value) - SHOWN_CLASSES} more (--json has all)"] if len(value) > SHOWN_CLASSES else []
+        )
+        return ", ".join(shown + rest) or "none"
     if isinstance(value, list):
         return " x ".join(str(v) if isinstance(v, int) else f"{v:.4f}" for v in value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

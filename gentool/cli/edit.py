@@ -1,111 +1,151 @@
-"""`gentool edit`: change pictures of a run by a method."""
+"""`gentool edit`: change pictures by a method; the methods are in `edit_methods`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gentool.cli.output import Json, Quiet, emit, note
-from gentool.errors import UserError, did_you_mean
+from gentool.cli.edit_methods import METHODS, choose
+from gentool.cli.output import Json, Quiet
 
 app = typer.Typer(add_completion=False)
 
-METHODS = ("steer",)
+
+def _option(*names: str, metavar: str | None = None, help: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, show_default=False, **more)
 
 
 @app.command()
 def edit(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder of a diffusion model.")],
-    method: Annotated[str, typer.Option(metavar="NAME", help="steer: by a classifier's gradient.")],
-    classifier: Annotated[str, typer.Option(metavar="RUN2", help="The classifier's run.")],
-    label: Annotated[str, typer.Option(metavar="L", help="The class to steer to, by number or name.")],
-    count: Annotated[
-        int, typer.Option("--sample", min=1, metavar="N", help="Edit N samples of the run.")
-    ] = 16,
-    condition: Annotated[
+    ctx: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
+    method: Annotated[str, _option(metavar="NAME", help=f"{', '.join(METHODS)}.")],
+    source: Annotated[
         str | None,
-        typer.Option(
-            metavar="L",
-            help="The model's own class labels (default: all in turn).",
-            show_default=False,
+        typer.Argument(
+            metavar="INPUT",
+            help="Inversions: a picture, a folder, an .h5 or .npz, or a data set. Shapes: clouds.",
         ),
     ] = None,
-    iterations: Annotated[int, typer.Option(min=1, metavar="N", help="Gradients taken.")] = 20,
+    out: Annotated[Path | None, _option("-o", "--out", metavar="OUT", help="As of gentool sample.")] = None,
+    count: Annotated[
+        int | None,
+        _option(
+            "--sample",
+            "-n",
+            min=1,
+            metavar="N",
+            help="Edit N samples (16), or the first N pictures of INPUT.",
+        ),
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        _option(
+            metavar="RUN2",
+            help="steer: the classifier to please. lace: the judge. Inversions: compare what it reads.",
+        ),
+    ] = None,
+    label: Annotated[str | None, _option(metavar="L", help="steer: the class to steer to.")] = None,
+    condition: Annotated[
+        str | None, _option(metavar="L", help="steer: the model's own class labels (default: all in turn).")
+    ] = None,
+    iterations: Annotated[
+        int | None, _option(min=1, metavar="N", help="steer: gradients taken (20).")
+    ] = None,
     rate: Annotated[
-        float, typer.Option(metavar="R", help="Length of a move, against the noise's own.")
-    ] = 0.05,
+        float | None, _option(metavar="R", help="steer: length of a move, against the noise's own (0.05).")
+    ] = None,
     bound: Annotated[
         float | None,
-        typer.Option(
-            metavar="B",
-            help="How far a value of the noise may go, in standard deviations.",
-            show_default=False,
-        ),
+        _option(metavar="B", help="steer: how far a value of the noise may go, in its deviations."),
     ] = None,
     keep: Annotated[
-        str, typer.Option(metavar="K", help="States kept for the gradient: all, sqrt, log or a number.")
-    ] = "sqrt",
-    change: Annotated[
+        str | None, _option(metavar="K", help="steer: states kept: all, sqrt (default), log or a number.")
+    ] = None,
+    formula: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A key of the recipe's sample block: solver=ddim, steps=20.",
-            show_default=False,
+        _option(
+            metavar="F",
+            help="lace: digit=7 and slant=0.7 and not thick; several are edits one after the other.",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="S", help="Fixes every sample's noise.", show_default=False)
+    sampler: Annotated[
+        str | None, _option(metavar="NAME", help="lace: ode (default), langevin, pc or rejection (exact).")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Samples per network call.")] = 16,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="OUT", help="As of gentool sample.", show_default=False),
+    temperature: Annotated[
+        float | None,
+        _option(metavar="T", help="lace: of Langevin's noise; 1 is exact (0.005, near the mode)."),
     ] = None,
+    tolerance: Annotated[
+        float | None, _option(metavar="E", help="lace: of the ODE's steps, relative and absolute (0.001).")
+    ] = None,
+    anchor: Annotated[
+        float | None,
+        _option(metavar="MU", help="lace: hold to the latent before (0.04 with several formulas)."),
+    ] = None,
+    anchor_logits: Annotated[
+        float | None, _option(metavar="NU", help="lace: hold what else is read (0.01 with several formulas).")
+    ] = None,
+    allow_same_judge: Annotated[
+        bool | None, _option("--allow-same-judge", help="lace: let the labeller judge its own labels.")
+    ] = None,
+    to_label: Annotated[
+        str | None, _option(metavar="L", help="Inversions: the label to change to (default: the picture's).")
+    ] = None,
+    from_label: Annotated[
+        str | None,
+        _option(metavar="L", help="Inversions: what the picture is (default: its label, else none)."),
+    ] = None,
+    scale: Annotated[
+        float | None, _option(metavar="W", help="Inversions: guidance of the edit (1: none).")
+    ] = None,
+    from_scale: Annotated[
+        float | None, _option(metavar="W", help="Inversions: guidance of the inversion (1: none).")
+    ] = None,
+    skip: Annotated[
+        int | None,
+        _option(metavar="K", help="Inversions: steps left out; more keeps more (ddpm: 36 of 100; ddim: 0)."),
+    ] = None,
+    train: Annotated[
+        bool | None, _option("--train", help="Inversions: the training part of a data set, not its test.")
+    ] = None,
+    resize: Annotated[
+        bool | None, _option("--resize", help="Inversions: bring pictures to the model's size and back.")
+    ] = None,
+    repeat_channels: Annotated[
+        bool | None, _option("--repeat-channels", help="Inversions: repeat gray pictures to RGB.")
+    ] = None,
+    frames: Annotated[
+        int | None, _option(metavar="N", help="interpolate: shapes from end to end (8).")
+    ] = None,
+    tau: Annotated[
+        str | None,
+        _option(
+            metavar="T[,T]", help="diffuse-denoise: level of 1000, of the global latent and the points (200)."
+        ),
+    ] = None,
+    variants: Annotated[
+        int | None, _option(metavar="N", help="diffuse-denoise: variations of each cloud (7).")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        _option("--set", metavar="KEY=VALUE", help="A key of the recipe's sample block: steps=20."),
+    ] = None,
+    seed: Annotated[int | None, _option(min=0, metavar="S", help="Fixes every picture's noise.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Pictures per network call.")] = 16,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Edit samples of a run and show them before and after.
+    """Edit pictures, and show them before and after.
 
     steer moves the noise that samples start from up the gradient of a classifier's log probability, taken exactly
-    through the whole sampler. Beside OUT lies a panel, before above after.
+    through the whole sampler. ddpm-inversion takes a real picture apart into the noise of an ancestral sampler, and
+    draws it again under another label or guidance; ddim-inversion does so with the deterministic one. lace leads the
+    latents of a generator to a formula over attributes that classifiers of the latents know.
+
+    Beside OUT lies a panel, before above after. An option that a method does not read is refused.
     """
-    if method not in METHODS:
-        raise UserError(
-            f"unknown method {method!r}{did_you_mean(method, METHODS)} (there are: {', '.join(METHODS)})",
-            "--method",
-        )
-    from gentool.cli.progress import progress
-    from gentool.tasks.steer import Steering, steer
-
-    with progress("steering", "sample", quiet) as report:
-        done = steer(
-            run,
-            classifier=classifier,
-            label=label,
-            count=count,
-            condition=condition,
-            seed=seed,
-            out=out,
-            how=Steering(iterations, rate, bound, _keep(keep)),
-            changes=change or (),
-            batch_size=batch_size,
-            report=report,
-            say=lambda line: note(line, quiet),
-        )
-    said = [sum(k == done.label for k in side) for side in (done.read_before, done.read_after)]
-    means = [sum(side) / done.count for side in (done.before, done.after)]
-    note(f"panel: {done.panel}", quiet)
-    note(f"read as {done.label}: {said[0]} of {done.count} before, {said[1]} after", quiet)
-    note(f"mean log probability: {means[0]:.4g} before, {means[1]:.4g} after", quiet)
-    emit(done.document(), str(done.path), json)
-
-
-def _keep(text: str) -> str | int:
-    if text in ("all", "sqrt", "log"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise UserError(f"expected all, sqrt, log or a number, not {text!r}", "--keep")
+    given = {key: value for key, value in ctx.params.items() if value not in (None, [], ())}
+    choose(method, given).run(ctx.params)

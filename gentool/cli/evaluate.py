@@ -18,7 +18,9 @@ def evaluate(
     reference: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="A data set by name or path (default: the run's own).", show_default=False
+            metavar="DATA",
+            help='A data set by name or path, options after it: "mnist pad=32" (default: the run\'s own).',
+            show_default=False,
         ),
     ] = None,
     metric: Annotated[
@@ -28,7 +30,10 @@ def evaluate(
         ),
     ] = None,
     features: Annotated[
-        str | None, typer.Option(metavar="NAME", help="classifier, pixels or inception.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME", help="classifier, pixels, values, clouds or inception.", show_default=False
+        ),
     ] = None,
     classifier: Annotated[
         str | None,
@@ -84,6 +89,8 @@ def evaluate(
             report=show,
             say=lambda line: note(line, quiet),
         )
+    if not done.main:  # a further process of several that share the sampling
+        return
     page = write_report(done, target, report)
     document = done.document() | {"report": None if page is None else str(page)}
     rows = [(name.replace("-", " "), f"{value:.6g}") for name, value in done.metrics.items()]

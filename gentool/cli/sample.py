@@ -175,6 +175,8 @@ def sample(
             on_sample=lambda now, total: report(now, total, {}),
             say=lambda line: note(line, quiet),
         )
+    if not done.main:  # a further process of several that sample together
+        return
     note(
         f"{done.count} samples, {done.nfe:g} network calls each ({done.solver}), {done.seconds:.1f} s", quiet
     )

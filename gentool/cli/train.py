@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,11 +93,16 @@ def train(
     if not done.main:  # a further process of a distributed run
         return
     result = {"run": str(done.run), "steps": done.steps, "seconds": round(done.seconds, 3), "loss": done.loss}
+    result["memory_bytes"] = done.memory
     if done.epsilon is not None:
         result["epsilon"] = done.epsilon
     loss = "" if done.loss is None else f", loss {done.loss:.6g}"
     spent = "" if done.epsilon is None else f", epsilon {rounded_up(done.epsilon, 4)}"
     note(f"{done.steps} steps in {done.seconds:.1f} s{loss}{spent}", quiet)
+    speed = "" if done.images_per_second is None else f"{done.images_per_second:.4g} images/s, "
+    note(
+        f"{speed}{done.memory / 2**30:.2f} GiB at most; gentool runs show {shlex.quote(str(done.run))}", quiet
+    )
     emit(result, str(done.run), json)
 
 
@@ -109,6 +115,8 @@ def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
         "parameters": found.parameters,
         "steps_per_second": found.steps_per_second,
         "memory_bytes": found.memory_bytes,
+        "processes": found.processes,
+        "communication_bytes": found.communication_bytes,
         "measured_batch": found.measured_batch,
         "device": found.device,
         "privacy": None if found.plan is None else found.plan.document(),
@@ -118,6 +126,11 @@ def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
         emit(result, "", True)
         return
     _print_dry_run(found)
+
+
+def _shared(found: DryRun) -> str:
+    sent = f"{found.communication_bytes / 2**30:.3g} GiB sent and received by each a step"
+    return f"devices     {found.processes}: memory is that of each, speed without communication; {sent}"
 
 
 def _print_dry_run(found: DryRun) -> None:
@@ -135,6 +148,7 @@ def _print_dry_run(found: DryRun) -> None:
             f"memory      {found.memory_bytes / 2**30:.2f} GiB for weights, gradients, optimiser, EMA and activations",
             f"speed       {found.steps_per_second:.3g} steps/s on {found.device}, "
             f"timed at batch {found.measured_batch} and scaled",
+            *([] if found.processes == 1 else [_shared(found)]),
             *([] if found.plan is None else found.plan.lines()),
         ),
         False,

@@ -26,6 +26,12 @@ _OWN = {
     "hdf5": "gentool.data.sets.hdf5:Hdf5Config",
     "npz": "gentool.data.sets.npz:NpzConfig",
     "toy2d": "gentool.data.sets.toy2d:Toy2dConfig",
+    "shapes": "gentool.data.sets.shapes:ShapesConfig",
+    "mnist-clouds": "gentool.data.sets.mnist_clouds:MnistCloudsConfig",
+    "meshes": "gentool.data.sets.meshes:MeshesConfig",
+    "modelnet": "gentool.data.sets.modelnet:ModelNetConfig",
+    "shapenet15k": "gentool.data.sets.shapenet15k:ShapeNet15kConfig",
+    "shapenet-vol": "gentool.data.sets.shapenet_vol:ShapeNetVolConfig",
 }
 SETS: Registry[type[DataConfig]] = Registry("data set", _OWN, group="gentool.data")
 

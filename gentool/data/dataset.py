@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ def _choose(config: DataConfig, source: Source, rows: np.ndarray, split: Split) 
         renumber[numbers] = np.arange(len(numbers))
         rows, labels = rows[renumber[labels] >= 0], renumber[labels][renumber[labels] >= 0]
         names = tuple(spec.class_names[k] for k in numbers)
-        spec = DataSpec(spec.kind, spec.shape, len(names), names)
+        spec = replace(spec, classes=len(names), class_names=names)
     chosen = choice.limited(np.arange(len(rows)), config.limit)
     if len(chosen) == 0:
         raise UserError(f"no examples left for {split!r} after held_out, classes and limit", source.where)

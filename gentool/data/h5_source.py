@@ -12,7 +12,7 @@ import numpy as np
 from gentool.data.arrays import checked_labels, fit_rows, fitted_shape
 from gentool.data.options import ImageConfig
 from gentool.data.source import Source
-from gentool.data.spec import DataSpec, Fault
+from gentool.data.spec import DataSpec, Fault, Frame
 from gentool.errors import CorruptError
 from gentool.runs import h5
 from gentool.runs.samples import kind_of
@@ -39,11 +39,16 @@ class Hdf5Source(Source):
             raise CorruptError("holds no examples", f"{path}:/samples")
         with h5.plain_faults(f"{path}:/labels"):
             stored = None if marks is None else marks[()]
-        named = h5.attributes(self._open()).get("class_names")
+        noted = h5.attributes(self._open())
+        named = noted.get("class_names")
         names = tuple(map(str, named)) if isinstance(named, list) else None
         labels, class_names = checked_labels(f"{path}:/labels", stored, len(data), names)
         shape = fitted_shape(path, kind, tuple(data.shape[1:]), options)
-        super().__init__(path, DataSpec(kind, shape, len(class_names), class_names), labels)
+        try:
+            frame = Frame.read(noted.get("frame"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptError(f"a damaged attribute ({error!r})", f"{path}: frame") from error
+        super().__init__(path, DataSpec(kind, shape, len(class_names), class_names, frame), labels)
 
     def _open(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,12 @@ def pack(dataset: DataSet, path: str | Path) -> Path:
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise UserError("expected a name ending in .h5", str(path))
     spec = dataset.spec
-    note = {"class_names": list(spec.class_names), "source_fingerprint": dataset.fingerprint}
+    note: dict[str, Any] = {
+        "class_names": list(spec.class_names),
+        "source_fingerprint": dataset.fingerprint,
+    }
+    if spec.frame is not None:
+        note["frame"] = asdict(spec.frame)
     labels = dataset.labels if spec.classes else None
     write_rows(path, _blocks(dataset), len(dataset), labels, note)
     return path

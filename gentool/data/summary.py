@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gentool.data.dataset import BLOCK, DataSet
 from gentool.data.pixels import to_model
+from gentool.data.spec import DataSpec
 
 
 def summarise(dataset: DataSet) -> dict[str, Any]:
@@ -17,15 +20,19 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
         `kind, shape, count, classes` ({name: how many}, empty without labels), `min, max` as stored, `mean,
         std` per channel or coordinate in the model's range (pixels in [-1, 1]), `sigma_data` (standard
         deviation of all numbers about their mean), `fingerprint`, `conversions`, `skipped` (what was
-        left out as unreadable), `bytes`.
+        left out as unreadable), `bytes`. Of clouds also `frame` (how they were normalised) and `box` (the smallest,
+        median and largest sides of their boxes along each axis: another axis up, or another scale, shows there).
     """
     spec = dataset.spec
     width = spec.shape[0] if spec.kind == "image" else spec.shape[-1]
     total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
     low, high = float("inf"), float("-inf")
+    sides: list[Tensor] = []
     for start in range(0, len(dataset), BLOCK):
         x = dataset.take(range(start, min(start + BLOCK, len(dataset)))).x
         low, high = min(low, x.min().item()), max(high, x.max().item())
+        if spec.kind == "points":
+            sides.append(x.amax(1) - x.amin(1))
         flat = to_model(x).double()
         flat = flat.movedim(1, -1).reshape(-1, width) if spec.kind == "image" else flat.reshape(-1, width)
         total += flat.sum(0)
@@ -34,7 +41,7 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
     mean, second = total / each, squares / each
     labels = torch.from_numpy(dataset.labels)
     counts = torch.bincount(labels[labels >= 0], minlength=spec.classes).tolist()
-    return {
+    found = {
         "kind": spec.kind,
         "shape": list(spec.shape),
         "count": len(dataset),
@@ -48,4 +55,14 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
         "conversions": dataset.notes,
         "skipped": {fault.where: fault.message for fault in dataset.skipped},
         "bytes": dataset.nbytes,
+    }
+    return found | _clouds(spec, torch.cat(sides)) if sides else found
+
+
+def _clouds(spec: DataSpec, sides: Tensor) -> dict[str, Any]:
+    """What is told of clouds alone; `sides` (N, 3) are their boxes'."""
+    boxes = {"smallest": sides.amin(0), "median": sides.median(0).values, "largest": sides.amax(0)}
+    return {
+        "frame": None if spec.frame is None else asdict(spec.frame),
+        "box": {name: side.tolist() for name, side in boxes.items()},
     }

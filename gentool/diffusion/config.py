@@ -209,6 +209,18 @@ class DiffusionConfig(Strict):
     def _levels(self) -> Self:
         if isinstance(self.loss.times, DiscreteTimes) and not isinstance(self.process, DdpmProcess):
             raise ValueError(f"loss.times discrete needs the ddpm process, not {self.process.name}")
+        if self.loss.hybrid is None:
+            return self
+        if not isinstance(self.process, DdpmProcess):
+            raise ValueError(
+                f"loss.hybrid bounds a chain of levels: the ddpm process, not {self.process.name}"
+            )
+        if not isinstance(self.chosen_times, DiscreteTimes):
+            raise ValueError(f"loss.hybrid needs loss.times discrete, not {self.chosen_times.name}")
+        if isinstance(self.chosen_precond, IddpmPrecond):
+            raise ValueError(
+                "loss.hybrid: precond iddpm throws its variances away; take vp, of the same network"
+            )
         return self
 
     @property

@@ -31,19 +31,27 @@ class Denoiser(nn.Module):
             `precond.out_factor` times as many output channels as x has.
         autocast: run the network alone under this dtype; None leaves the surrounding autocast (Lightning's)
             as it is.
+        variances: the network has another output for each channel, by which it says how wide an ancestral step is
+            (improved DDPM, 2102.09672): `with_variance`.
 
     Attributes:
         sigma_min, sigma_max: the range of noise levels the process trains on.
     """
 
     def __init__(
-        self, network: nn.Module, precond: Precond, process: Process, autocast: torch.dtype | None = None
+        self,
+        network: nn.Module,
+        precond: Precond,
+        process: Process,
+        autocast: torch.dtype | None = None,
+        variances: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.precond = precond
         self.process = process
         self.autocast = autocast
+        self.variances = variances
         self.sigma_min, self.sigma_max = process.train_sigma_min, process.sigma_max
 
     def forward(
@@ -60,6 +68,21 @@ class Denoiser(nn.Module):
         with self._autocast(x):
             out = self.network(fed, c_noise, label, augment)
         return self._combine(out, x, scalings)
+
+    def with_variance(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(D, v) from one network call; arguments as `forward`.
+
+        v (B, ...), in D's dtype, is where the log variance of an ancestral step from here lies between those of the
+        posterior of known data, at -1, and of the forward step, at 1; not bounded by them.
+        """
+        if not self.variances:
+            raise ValueError("this network learned no variances")
+        x, sigma, scalings, fed, c_noise = self._inputs(x, sigma)
+        with self._autocast(x):
+            out = self.network(fed, c_noise, label, augment)
+        return self._combine(out, x, scalings), out[:, x.shape[1] :].to(x.dtype)
 
     def features(
         self, x: Tensor, sigma: Tensor, label: Tensor | None = None, augment: Tensor | None = None
@@ -92,7 +115,7 @@ class Denoiser(nn.Module):
         kept = _parts(scalings.c_skip, x) * x
         if self.process.state_parts > 1:
             kept = kept.sum(1)
-        prediction = out[:, : kept.shape[1]].to(x.dtype)  # the rest, where there is any, is iDDPM's variance
+        prediction = out[:, : kept.shape[1]].to(x.dtype)  # the rest, where there is any, is of the variance
         return torch.addcmul(kept, per_sample(scalings.c_out, kept), prediction)
 
     def _autocast(self, x: Tensor) -> AbstractContextManager[object]:
@@ -109,4 +132,5 @@ def build(config: DiffusionConfig, network: Callable[[int], nn.Module]) -> Denoi
     `out_factor`."""
     process = processes.build(config.process)
     precond = preconds.build(config.chosen_precond, process)
-    return Denoiser(network(precond.out_factor), precond, process)
+    variances = config.loss.hybrid is not None
+    return Denoiser(network(precond.out_factor + variances), precond, process, variances=variances)

@@ -110,14 +110,37 @@ class DiffusionLoss:
 
         label (B,) and augment (B, A) are shared by a sample's K draws.
         """
-        batch, draws = u.shape
+        at = self.points(x0, label, augment, u, noise)
+        return self.errors(at, denoiser(at.x, at.sigma, at.label, at.augment)).view(u.shape).mean(1)
+
+    def points(
+        self, x0: Tensor, label: Tensor | None, augment: Tensor | None, u: Tensor, noise: Tensor
+    ) -> Points:
+        """What the network is asked, each sample's K draws in a run."""
+        draws = u.shape[1]
         x0 = repeat(x0, draws)
-        label = None if label is None else repeat(label, draws)
-        augment = None if augment is None else repeat(augment, draws)
         sigma = self.times(u.flatten()).to(x0)
-        x = x0 + per_sample(sigma, x0) * noise.flatten(0, 1).to(x0)
-        error = (denoiser(x, sigma, label, augment) - x0).square().flatten(1).mean(1)
-        return (self.weight(sigma) * error).view(batch, draws).mean(1)
+        return Points(
+            x0,
+            x0 + per_sample(sigma, x0) * noise.flatten(0, 1).to(x0),
+            sigma,
+            None if label is None else repeat(label, draws),
+            None if augment is None else repeat(augment, draws),
+        )
+
+    def errors(self, at: Points, prediction: Tensor) -> Tensor:
+        """(B K,) weighted squared errors."""
+        return self.weight(at.sigma) * (prediction - at.x0).square().flatten(1).mean(1)
+
+
+class Points(NamedTuple):
+    """Data and noisy states (B K, ...), noise levels, labels and augmentation labels (B K,)."""
+
+    x0: Tensor
+    x: Tensor
+    sigma: Tensor
+    label: Tensor | None
+    augment: Tensor | None
 
 
 def repeat(v: Tensor, draws: int) -> Tensor:
@@ -203,7 +226,7 @@ def build_weight(config: WeightConfig, precond: Precond) -> Weight:
 
 
 def build(config: DiffusionConfig, denoiser: Denoiser) -> DiffusionLoss:
-    """The loss of a recipe's `model:` block for the denoiser built from the same block."""
+    """The denoising loss of a recipe's `model:` block for the denoiser built from the same block."""
     times = config.chosen_times
     return DiffusionLoss(
         laws.build(times, denoiser.process),

@@ -175,3 +175,6 @@ class LossConfig(Strict):
     """Law of the training noise levels; absent: the process's own."""
     weight: WeightConfig = NetworkWeight()
     """Weight of the squared x0 error at each noise level."""
+    hybrid: PositiveFloat | None = None
+    """Learn the variances of ancestral steps too, by the variational bound with this weight (improved DDPM: 0.001); for
+    pictures on the ddpm process. The network has twice the outputs; the solver ddpm-learned uses them."""

@@ -21,6 +21,10 @@ Derive = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """(x, sigma, label) -> (D, d eps/d sigma along the flow), both (B, ...), from one network call."""
 
 
+Spread = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""(x, sigma, label) -> (D, v), both (B, ...), from one network call: `Denoiser.with_variance`."""
+
+
 class Call(Protocol):
     """One counted network call on any number of rows; `variant` names another version of the network."""
 
@@ -47,6 +51,7 @@ class Predictor:
     Args:
         denoise: the network as x0 prediction, in the canonical state (float32 in, float32 out).
         derive: the network with a head that predicts the derivative of eps, where there is one.
+        spread: the network with the variances that it learned, where it did.
         variants: other versions of the network that a rule may call by name (`"perturbed"`).
         sigma_min, sigma_max: the range the network was trained on; sigma is clipped to it.
         label: (B,) class labels, or None.
@@ -64,6 +69,7 @@ class Predictor:
         denoise: Denoise,
         *,
         derive: Derive | None = None,
+        spread: Spread | None = None,
         variants: Mapping[str, Denoise] | None = None,
         sigma_min: float = 0.0,
         sigma_max: float = float("inf"),
@@ -74,6 +80,7 @@ class Predictor:
     ) -> None:
         self.denoise = denoise
         self.derive = derive
+        self.spread = spread
         self.variants = dict(variants or {})
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.label = label
@@ -117,6 +124,16 @@ class Predictor:
         fed, level = self._fed(x, sigma)
         x0, slope = self._exact(fed, level) if exact else self._predicted(fed, level)
         return x0.to(x.dtype), slope.to(x.dtype)
+
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """(D, v), both (B, ...) in x's dtype, of a network that learned the variances of ancestral steps; arguments
+        as the call's. No rule that mixes predictions may be given: variances do not mix as they do."""
+        if self.spread is None or self.guidance is not None:
+            raise ValueError("learned variances of a guided prediction, or of a model that learned none")
+        fed, level = self._fed(x, sigma)
+        self._count(fed)
+        x0, v = self.spread(fed, level, self.label)
+        return _clip(x0, self.threshold).to(x.dtype), v.to(x.dtype)
 
     def _exact(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         before = self._memory

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gentool.errors import UserError
-from gentool.metrics.options import DownstreamOptions, check
+from gentool.metrics.options import CloudOptions, DownstreamOptions, check
 from gentool.recipes.schema import Strict
 from gentool.registry import Registry
 
-Need = Literal["moments", "features", "probabilities", "classes", "labels", "held-out"]
+Need = Literal["moments", "features", "probabilities", "classes", "clouds", "labels", "held-out"]
 """What a metric reads: `moments` (mean and covariance of features), `features` (all of them), `probabilities`
-(of an extractor that classifies), `classes` (those are the reference's own classes), `labels` (the samples
-carry labels), `held-out` (real images that the model never saw)."""
+(of an extractor that classifies), `classes` (those are the reference's own classes), `clouds` (all points), `labels`
+(the samples carry labels), `held-out` (real images that the model never saw)."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,40 @@ DOWNSTREAM = MetricInfo(
     DownstreamOptions,
 )
 
+_CLOUDS: frozenset[Need] = frozenset({"clouds", "held-out"})
+CLOUD_CD = MetricInfo(
+    "cloud-cd",
+    "1-NN accuracy (0.5 is best), minimum matching distance and coverage of held-out shapes, by Chamfer distance",
+    "gentool.metrics.clouds:cloud_cd",
+    _CLOUDS,
+    {"1-nna-cd": None, "mmd-cd": False, "cov-cd": True},
+    CloudOptions,
+)
+CLOUD_EMD_APPROX = MetricInfo(
+    "cloud-emd-approx",
+    "the same by the approximate earth mover's distance of papers (squared distances)",
+    "gentool.metrics.clouds:cloud_emd_approx",
+    _CLOUDS,
+    {"1-nna-emd-approx": None, "mmd-emd-approx": False, "cov-emd-approx": True},
+    CloudOptions,
+)
+CLOUD_EMD_EXACT = MetricInfo(
+    "cloud-emd-exact",
+    "the same by the exact earth mover's distance; slow: set its option points",
+    "gentool.metrics.clouds:cloud_emd_exact",
+    _CLOUDS,
+    {"1-nna-emd-exact": None, "mmd-emd-exact": False, "cov-emd-exact": True},
+    CloudOptions,
+)
+CLOUD_JSD = MetricInfo(
+    "cloud-jsd",
+    "Jensen-Shannon divergence of where points lie, in bits",
+    "gentool.metrics.clouds:cloud_jsd",
+    _CLOUDS,
+    {"jsd": False},
+    CloudOptions,
+)
+
 VALUES = ExtractorInfo(
     "values",
     "vectors as they are (toy2d)",
@@ -141,6 +175,12 @@ INCEPTION = ExtractorInfo(
     "2,048 pool features of the FID Inception V3, from a local safetensors file (GENTOOL_INCEPTION)",
     "gentool.metrics.inception:inception",
     frozenset({"moments", "features", "probabilities"}),
+)
+CLOUDS = ExtractorInfo(
+    "clouds",
+    "clouds of points, in the frame that published figures are measured in",
+    "gentool.metrics.clouds:Clouds",
+    frozenset({"clouds"}),
 )
 
 

@@ -100,8 +100,9 @@ def evaluate(
     _check_levels(ours, theirs)
     unseen = None
     if held_out is not None and "held-out" in needs:
-        wanted = any({"held-out", "features"} <= info.needs for info in chosen)
-        unseen = look(held_out, eyes, {"features"} if wanted else set(), store, progress)
+        of_held_out = (info.needs for info in chosen if "held-out" in info.needs)
+        wanted: set[Need] = set().union(*of_held_out) & {"features", "clouds"}
+        unseen = look(held_out, eyes, wanted, store, progress)
     evidence = Evidence(ours, theirs, unseen, device, seed)
     judgements: dict[str, Judgement] = {}
     for info in chosen:

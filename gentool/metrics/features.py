@@ -81,7 +81,10 @@ class Values:
 
     def __init__(self, reference: Images, workshop: Workshop) -> None:
         if len(reference.shape) != 1:
-            raise UserError("the extractor 'values' is for vectors; use pixels for images", reference.name)
+            raise UserError(
+                "the extractor 'values' is for vectors; use pixels for images, clouds for clouds of points",
+                reference.name,
+            )
         self.device = workshop.device
         self.dim = reference.shape[0]
         self.identity = f"values-1 {self.dim}"
@@ -94,10 +97,11 @@ def image_shape(reference: Images, extractor: str) -> tuple[int, int, int]:
     """(C, H, W) of a set of images.
 
     Raises:
-        UserError: it holds vectors.
+        UserError: it holds vectors or clouds.
     """
     if len(reference.shape) != 3:
-        raise UserError(f"the extractor {extractor!r} is for images; use values for vectors", reference.name)
+        other = "values for vectors" if len(reference.shape) == 1 else "clouds for clouds of points"
+        raise UserError(f"the extractor {extractor!r} is for images; use {other}", reference.name)
     channels, height, width = reference.shape
     return channels, height, width
 

@@ -25,7 +25,7 @@ class FeatureSet:
     """What one pass over `images` gathered.
 
     Attributes:
-        levels: the smallest and the largest pixel; (255, 0) for vectors.
+        levels: the smallest and the largest pixel; (255, 0) for vectors and clouds.
         found: what the metrics declared that they read; anything else was not kept.
     """
 
@@ -53,6 +53,11 @@ class FeatureSet:
     def features(self) -> Tensor:
         """(N, d) float32."""
         return self._get("features")
+
+    @property
+    def clouds(self) -> Tensor:
+        """(N, 3 P) float32, the points of a cloud one after the other."""
+        return self._get("clouds")
 
     @property
     def logits(self) -> Tensor:
@@ -101,7 +106,8 @@ def look(
 
     dim, device = extractor.dim, extractor.device
     moments = Moments(dim, compute_with_cache=False).to(device) if "moments" in needs else None
-    features = torch.empty(len(images), dim, device=device) if "features" in needs else None
+    whole = not {"features", "clouds"}.isdisjoint(needs)
+    features = torch.empty(len(images), dim, device=device) if whole else None
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     low, high, done = 255, 0, 0
@@ -143,7 +149,9 @@ def look(
     if moments is not None:
         found["moments"] = gaussian = moments.compute()
         cache.save(key("moments"), {"mean": gaussian.mean, "covariance": gaussian.covariance}, record)
-    if features is not None:
+    if features is not None and "clouds" in needs:
+        found["clouds"] = features  # as large as the data themselves: not kept a second time
+    elif features is not None:
         found["features"] = features
         cache.save(key("features"), {"features": features}, record)
     if logits:

@@ -1,4 +1,4 @@
-"""What the judges judge: sets of uint8 images, or of vectors, that can be walked more than once.
+"""What the judges judge: sets of uint8 images, of vectors or of clouds, that can be walked more than once.
 
 A set is walked in blocks and in order: memory does not grow with it, and figures do not depend on chance.
 """
@@ -23,11 +23,11 @@ LIMIT = 60_000
 
 
 class Images(Protocol):
-    """A set of images of one shape, or of vectors of one length.
+    """A set of images of one shape, of vectors of one length, or of clouds of equally many points.
 
     Attributes:
         name: what the result calls the set.
-        shape: (C, H, W), C = 1 or 3; (D,) for vectors.
+        shape: (C, H, W), C = 1 or 3; (D,) for vectors; (P, 3) for clouds.
         classes: number of classes, or None for a set without labels.
         fingerprint: changes whenever an image or a label does; keys the cache.
     """
@@ -42,17 +42,19 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """(x uint8 (B, C, H, W) or float32 (B, D), label int64 (B,) or None), always in the same order."""
+        """(x uint8 (B, C, H, W) or float32 (B, D) or (B, P, 3), label int64 (B,) or None), always in the same order."""
 
 
 class VectorArray:
-    """Vectors in memory, float32 (N, D), as a samples file holds them; labels are not judged."""
+    """Vectors (N, D) or clouds (N, P, 3) in memory, float32, as a samples file holds them; labels are not judged."""
 
     classes: int | None = None
 
     def __init__(self, vectors: np.ndarray, *, name: str = "samples") -> None:
-        if vectors.dtype != np.float32 or vectors.ndim != 2 or 0 in vectors.shape:
-            raise UserError(f"{vectors.dtype} {vectors.shape}, expected float32 vectors (N, D)", name)
+        if vectors.dtype != np.float32 or vectors.ndim not in (2, 3) or 0 in vectors.shape:
+            raise UserError(
+                f"{vectors.dtype} {vectors.shape}, expected float32 vectors (N, D) or clouds (N, P, 3)", name
+            )
         self.name = name
         self.shape: tuple[int, ...] = vectors.shape[1:]
         self._vectors = vectors
@@ -140,17 +142,10 @@ class ImageArray:
 
 
 class ImageSet:
-    """A split of a data set as `Images`.
-
-    Raises:
-        UserError: the data set holds clouds of points, which have metrics of their own.
-    """
+    """A split of a data set as `Images`; `frame` is how its clouds were normalised."""
 
     def __init__(self, data: DataSet, name: str) -> None:
-        if data.spec.kind == "points":
-            raise UserError(
-                "these metrics judge images and vectors; the data set holds clouds of points", name
-            )
+        self.frame = data.spec.frame
         self.name = name
         self.shape: tuple[int, ...] = data.spec.shape
         self.classes = data.spec.classes or None
@@ -192,7 +187,9 @@ def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
 
 
 def kind(images: Images) -> str:
-    """`grayscale 28x28`, `RGB 32x32`, `vectors of length 2`."""
+    """`grayscale 28x28`, `RGB 32x32`, `vectors of length 2`, `clouds of 2048 points`."""
+    if len(images.shape) == 2:
+        return f"clouds of {images.shape[0]} points"
     if len(images.shape) == 1:
         return f"vectors of length {images.shape[0]}"
     channels, height, width = images.shape

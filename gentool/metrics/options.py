@@ -31,6 +31,13 @@ class DownstreamOptions(Strict):
     """Trainings with other seeds, averaged; the details list each."""
 
 
+class CloudOptions(Strict):
+    """Of the metrics of clouds."""
+
+    points: Positive | None = None
+    """Compare only the first so many points of each cloud; absent: all. Figures of other numbers differ."""
+
+
 def check(schema: type[S], given: Any, where: str) -> S:
     """The options that `given` states, checked as a recipe is; `where` is what messages call the place.
 

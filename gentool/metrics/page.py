@@ -1,8 +1,12 @@
-"""The page of every HTML report: one file, no scripts, nothing loaded from anywhere; it reads the same in ten years."""
+"""The page of every HTML report: one file, nothing loaded from anywhere; it reads the same in ten years.
+
+Only a report of point clouds has a script, which turns them, and the page allows that one by its hash.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +17,15 @@ from typing import Any
 from PIL import Image
 
 
-def page(title: str, summary: str, sections: Mapping[str, str], footer: str) -> str:
+def page(title: str, summary: str, sections: Mapping[str, str], footer: str, script: str = "") -> str:
     """One HTML document. Titles and words are escaped here; `sections`, by name, are HTML already, empty ones left out.
 
-    The section `Warnings` is set off from the others.
+    The section `Warnings` is set off from the others. `script` is the only JavaScript that may run, after the page is
+    there.
     """
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"; script-src 'sha256-{allowed}'" if script else ""
+    code = f"<script>{script}</script>\n" if script else ""
     shown = {name: body for name, body in sections.items() if body}
     links = "".join(f'<li><a href="#{_anchor(name)}">{name}</a></li>' for name in shown)
     style = files("gentool.metrics").joinpath("report.css").read_text(encoding="utf-8")
@@ -26,12 +34,12 @@ def page(title: str, summary: str, sections: Mapping[str, str], footer: str) -> 
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
+        f"style-src 'unsafe-inline'{policy}\">\n"
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
         f"<header><h1>{escape(title)}</h1>{lead}</header>\n"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n'
         + "\n".join(_section(name, body) for name, body in shown.items())
-        + f"\n<footer><p>Made by gentool. {escape(footer)}</p></footer>\n</main>\n</body>\n</html>\n"
+        + f"\n<footer><p>Made by gentool. {escape(footer)}</p></footer>\n</main>\n{code}</body>\n</html>\n"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gentool.metrics import cloud_view
 from gentool.metrics.catalog import METRICS
 from gentool.metrics.curve import line_chart
 from gentool.metrics.page import bullets, figure, flat, page, table
@@ -37,25 +38,29 @@ def render(
     provenance: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     privacy: str = NOT_PRIVATE,
+    pictures: Sequence[tuple[np.ndarray, str]] = (),
 ) -> str:
     """The report as one HTML document.
 
     Args:
         title, summary: what was made, in a few words and in a sentence.
         evaluations: `Evaluation.document()` of each extractor; `metrics` may hold further figures.
-        images: samples, uint8 (N, H, W, C) with C = 1 or 3; the first 64 are shown.
+        images: samples, uint8 (N, H, W, C) with C = 1 or 3, of which the first 64 are shown; or clouds (N, P, 3),
+            of which the first 16 can be turned.
         labels: their classes, when they have any.
         loss: (step, loss) rows.
         recipe: the resolved recipe's text.
         provenance: versions, command line, fingerprints ...; nested mappings are flattened.
         warnings: what to mind, besides the evaluations' own.
         privacy: what can be said about privacy, in words.
+        pictures: what the model shows of itself, uint8 (H, W, C) with C = 1 or 3, and captions.
     """
     all_warnings = dict.fromkeys([*warnings, *(line for e in evaluations for line in e.get("warnings", ()))])
     sections = {
         "Warnings": bullets(list(all_warnings)),
         "Evaluation": "".join(map(_evaluation, evaluations)),
-        "Samples": "" if images is None or not len(images) else _grid(images[:SHOWN], len(images), labels),
+        "Samples": "" if images is None or not len(images) else _samples(images, labels),
+        "Pictures": "".join(figure(as_picture(pixels), 1, caption, caption) for pixels, caption in pictures),
         "Training loss": f"<figure>{chart}</figure>" if (chart := line_chart(loss, "step", "loss")) else "",
         "Privacy": f"<p>{escape(privacy)}</p>",
         "Recipe": f"<pre><code>{escape(recipe)}</code></pre>" if recipe else "",
@@ -64,7 +69,8 @@ def render(
     footer = (
         "Figures can be compared only with figures of the same extractor, reference, count and preprocessing."
     )
-    return page(title, summary, sections, footer)
+    clouds = images is not None and images.ndim == 3
+    return page(title, summary, sections, footer, cloud_view.script() if clouds else "")
 
 
 def _evaluation(document: Mapping[str, Any]) -> str:
@@ -103,6 +109,12 @@ def _evaluation(document: Mapping[str, Any]) -> str:
     )
 
 
+def _samples(samples: np.ndarray, labels: Sequence[int] | None) -> str:
+    if samples.ndim == 3:
+        return cloud_view.view(samples, labels)
+    return _grid(samples[:SHOWN], len(samples), labels)
+
+
 def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:
     """The first samples as one PNG, in rows, each at its own pixels; the browser enlarges them, square."""
     count, height, width, channels = images.shape
@@ -117,5 +129,9 @@ def _grid(images: np.ndarray, total: int, labels: Sequence[int] | None) -> str:
     caption = f"{what}, {height}x{width}, row by row"
     if labels is not None:
         caption += f"; classes {' '.join(str(int(label)) for label in labels[:count])}"
-    picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
-    return figure(picture, scale, f"{what} in {rows} rows of {columns}", caption)
+    return figure(as_picture(sheet), scale, f"{what} in {rows} rows of {columns}", caption)
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """uint8 (H, W, C), C = 1 or 3, as Pillow has it."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

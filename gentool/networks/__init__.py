@@ -37,6 +37,7 @@ _CLASSIFIERS: Registry[Callable[..., Classifier]] = Registry(
         "logreg": "gentool.networks.baselines:LogRegClassifier",
         "mlp": "gentool.networks.baselines:MlpClassifier",
         "cnn": "gentool.networks.baselines:CnnClassifier",
+        "wrn": "gentool.networks.wrn:WrnClassifier",
     },
 )
 
@@ -81,8 +82,8 @@ def build_classifier(config: ClassifierConfig, shape: Sequence[int], classes: in
     """The image classifier of a config, with fresh weights from torch's global generator.
 
     Args:
-        shape: (C, H, W) of the images. A resnet also reads other sizes, not under 2^(levels-1); logreg, mlp and cnn
-            read this one alone.
+        shape: (C, H, W) of the images. A resnet also reads other sizes, not under 2^(levels-1), a wrn any from 4 on;
+            logreg, mlp and cnn read this one alone.
         classes: number of logits.
 
     Raises:

@@ -43,6 +43,7 @@ def adm_unet(
         attention=config.attention,
         head_channels=config.head_channels,
         every=True,
+        stem=channels * config.mult[0],
     )
     if isinstance(mapping.label, OneHot):
         nn.init.normal_(mapping.label.linear.weight)

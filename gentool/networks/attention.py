@@ -18,16 +18,20 @@ def in_transform() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, the softmax in at least float32: (..., N, d) -> (..., N, d).
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v, the softmax in at least float32: (..., N, d) -> (..., N, d).
+
+    `bias` broadcasts to (..., N, N); a large negative number takes a key out of every average.
 
     The fused kernel has no forward-mode derivative and no batching rule, so the plain formula stands in
     under torch.func and forward-mode AD; on the CPU always, where it is as fast and also has a second
     derivative.
     """
     if q.device.type != "cpu" and not in_transform():
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias
     weight = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return weight.to(v.dtype) @ v
 
@@ -46,10 +50,15 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        out = v if self.identity else attend(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`bias` is that of `attend`, (B, 1, 1, N) to take keys out."""
+        return self.proj(self.mix(self.qkv(x), bias))
+
+    def mix(self, qkv: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The heads' averages (B, N, C) of projected tokens (B, N, 3 C), before the output's projection."""
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        out = v if self.identity else attend(q, k, v, bias)
+        return out.transpose(1, 2).flatten(2)
 
 
 def attention_layers(model: nn.Module) -> dict[str, SelfAttention]:

@@ -13,7 +13,9 @@ from gentool.networks.embedding import Mapping, Positional
 
 
 class Classifier(nn.Module, ABC):
-    """Penultimate features and logits of images, without state or batch statistics: vmap and single images work.
+    """Penultimate features and logits of images.
+
+    No state and no batch statistics (but for a wrn, unless its norm is group): vmap and single images work.
 
     Attributes:
         output: the linear layer from features to logits.

@@ -168,7 +168,29 @@ class Cnn(Strict):
     """Dropout after each of the first two convolutions and before the logits."""
 
 
-ClassifierConfig = Annotated[ResNet | LogReg | Mlp | Cnn, Field(discriminator="name")]
+class Wrn(Strict):
+    """Wide residual network (Zagoruyko and Komodakis 2016); the defaults are WRN-28-10, DiffPure's for CIFAR-10."""
+
+    name: Literal["wrn"] = "wrn"
+    """Wide residual network."""
+    depth: Annotated[int, Field(ge=10)] = 28
+    """Convolutions on the longest way, 6 n + 4: three groups of n blocks of two."""
+    widen: Positive = 10
+    """Multiple of the 16, 32 and 64 feature maps of the three groups."""
+    norm: Literal["batch", "group"] = "batch"
+    """batch is the paper's, and lets the examples of a batch see each other in training; group does not."""
+    dropout: Dropout = 0.0
+    """Dropout between a block's convolutions."""
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> Self:
+        if (self.depth - 4) % 6:
+            below = self.depth - (self.depth - 4) % 6
+            raise ValueError(f"depth must be 6 n + 4, such as {below} or {below + 6}, got {self.depth}")
+        return self
+
+
+ClassifierConfig = Annotated[ResNet | LogReg | Mlp | Cnn | Wrn, Field(discriminator="name")]
 
 
 class Head(Strict):

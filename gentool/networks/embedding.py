@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 
 class Positional(nn.Module):
-    """Sinusoids of c_noise: (B,) -> (B, width), the halves sin and cos of c_noise * 10000^(-i / n).
+    """Sinusoids of c_noise: (B,) -> (B, width), a half of sines and one of cosines of c_noise * 10000^(-i / n).
 
     Args:
         width: even, at least 4.
-        endpoint: n = width/2 - 1, so that the lowest frequency is 1/10000 (DDPM++); otherwise n = width/2.
+        endpoint: n = width/2 - 1, so that the lowest frequency is 1/10000, and sines first (DDPM++); otherwise
+            n = width/2 and cosines first (ADM, DiT).
     """
 
     def __init__(self, width: int, endpoint: bool) -> None:
@@ -30,7 +31,8 @@ class Positional(nn.Module):
         half = self.width // 2
         ramp = torch.arange(half, device=c_noise.device, dtype=c_noise.dtype)
         angle = c_noise[:, None] * torch.exp(ramp * (-math.log(10_000) / (half - self.endpoint)))
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
+        halves = angle.sin(), angle.cos()
+        return torch.cat(halves if self.endpoint else halves[::-1], dim=1)
 
 
 class Fourier(nn.Module):

@@ -68,6 +68,7 @@ class UNet(Network):
         head_channels: channels per head; None for a single head.
         every: attention in every decoder block of a listed resolution instead of the last.
         residual: add the filtered pyramid of the input on the way down.
+        stem: feature maps of the first convolution; None for `channels`.
 
     A network with other blocks (DDGAN's adaptive norms) overrides `block`, and calls `body` with whatever
     these take as their embedding.
@@ -90,6 +91,7 @@ class UNet(Network):
         head_channels: int | None = None,
         every: bool = False,
         residual: bool = False,
+        stem: int | None = None,
     ) -> None:
         super().__init__()
         sizes = _level_sizes(size, len(mult), attention)
@@ -109,9 +111,10 @@ class UNet(Network):
             return min(sizes[level]) in attention
 
         self.mapping = mapping
-        self.input = nn.Conv2d(in_channels, channels, 3, padding=1)
+        width = stem or channels
+        self.input = nn.Conv2d(in_channels, width, 3, padding=1)
         self.encoder = nn.ModuleDict()
-        width, side, skips = channels, in_channels, [channels]
+        side, skips = in_channels, [width]
         for level, out in enumerate(widths):
             down = pyramid = None
             if level:

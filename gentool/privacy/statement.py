@@ -15,9 +15,9 @@ ADJACENCY = (
     "For replacing one, the sensitivity, and so the noise needed, is twice as large."
 )
 NOISE = (
-    "Gaussian, its standard deviation the noise multiplier times the L2 sensitivity (the clipping norm), "
-    "drawn afresh and secretly at every step; sums are divided by the expected batch size, and a step whose "
-    "batch is empty is taken too."
+    "Gaussian, its standard deviation the noise multiplier times the L2 sensitivity that each plan names with its "
+    "mechanism, drawn afresh and secretly at every step; what is released never depends on how many records joined "
+    "but through the noised sum, and a step whose batch is empty is taken too."
 )
 _POISSON = (
     "each record joins each step with a probability of the sample rate, independently of all others "

@@ -167,7 +167,7 @@ class Evaluate(Strict):
     metrics: tuple[str, ...] = ("fid", "precision-recall")
     """Metrics by name; see docs/metrics.md."""
     features: str = "classifier"
-    """Feature extractor: classifier, pixels, values (of vectors) or inception."""
+    """Feature extractor: classifier, pixels, values (of vectors), clouds (of clouds of points) or inception."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options of metrics by name, e.g. `{downstream: {epochs: 20}}`; see docs/metrics.md."""
     count: Positive | None = None

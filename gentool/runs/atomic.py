@@ -18,6 +18,9 @@ from typing import Any
 
 from gentool.errors import GentoolError, UserError
 
+PROBE = "probe"
+"""The file by which a folder is tried."""
+
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
@@ -49,7 +52,7 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     Raises:
         UserError: they cannot; says why.
     """
-    probe = temporary(Path(folder) / "probe")
+    probe = temporary(Path(folder) / PROBE)
     try:
         with plain_failures(folder):
             probe.parent.mkdir(parents=True, exist_ok=True)

@@ -84,12 +84,6 @@ def complete(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*.ckpt") if p.with_suffix(".json").is_file())
 
 
-def sweep(folder: Path) -> None:
-    """Removes what a killed writer left half-written."""
-    for leftover in folder.glob(".step-*.tmp.*"):
-        leftover.unlink(missing_ok=True)
-
-
 def load(path: Path) -> dict[str, Any]:
     """One checkpoint, on the CPU.
 

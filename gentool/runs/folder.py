@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import check_writable
+from gentool.runs.atomic import PROBE, check_writable
 
 
 def new_path(recipe_name: str, root: Path | str = "runs") -> Path:
@@ -64,6 +65,15 @@ class RunFolder:
         check_writable(self.path)
         check_writable(self.checkpoints)
 
+    def sweep(self) -> None:
+        """Removes what a killed training left half-written; hold the lock. Samples and reports have other writers."""
+        names = [self.recipe, self.weights, self.metrics_csv, self.metrics_jsonl, self.provenance, self.card]
+        stems = {path.stem for path in names}
+        for leftover in [*self.path.glob(".*.tmp*"), *self.checkpoints.glob(".*.tmp*")]:
+            stem = leftover.name[1:].partition(".")[0]
+            if stem in stems or stem == PROBE or stem.startswith("step-"):
+                leftover.unlink(missing_ok=True)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the folder for one writer; the kernel lets go when the process dies, however it dies.
@@ -72,11 +82,27 @@ class RunFolder:
             UserError: another process is training in this folder.
         """
         with open(self.path / ".lock", "a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError("another process is training in this run folder", str(self.path)) from None
+            for tries_left in reversed(range(10)):  # `in_use` holds it for a moment
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if tries_left == 0:
+                        where = str(self.path)
+                        raise UserError("another process is training in this run folder", where) from None
+                time.sleep(0.05)
             yield
+
+    def in_use(self) -> bool:
+        """Whether a process is training here now, as far as this machine can tell."""
+        try:
+            with open(self.path / ".lock") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # there is none, or it may not be read
+            return False
+        return False
 
     def read_provenance(self) -> dict[str, Any]:
         try:

@@ -4,7 +4,7 @@
 .npz    arr_0, arr_1 (labels), provenance (JSON text)        read back; the format other evaluators read
 .ply    point clouds                                         read back
 folder  000000.png ..., dataset.json (labels), provenance.json   read back; also an `images` data set
-.png    a grid of images, or a scatter plot of 2-d vectors   for the eye
+.png    a grid of images or shaded clouds, or a scatter plot of 2-d vectors   for the eye
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     ".h5": ("image", "vector", "points"),
     ".hdf5": ("image", "vector", "points"),
     ".npz": ("image", "vector", "points"),
-    ".png": ("image", "vector"),
+    ".png": ("image", "vector", "points"),
     ".ply": ("points",),
     "": ("image",),
 }
@@ -243,6 +243,10 @@ def _write_png(path: Path, samples: np.ndarray, labels: np.ndarray | None, note:
         raise UserError(
             f"only 2-d vectors can be plotted, these have {samples.shape[1]} numbers; use .npz", str(path)
         )
+    if samples.ndim == 3:
+        from gentool.runs.cloud_pictures import tiles
+
+        samples = tiles(samples, labels)
     sheet = grid(samples, labels) if samples.ndim == 4 else scatter(samples, labels)
     text = PngInfo()
     text.add_itxt("gentool", json.dumps(note, ensure_ascii=False))

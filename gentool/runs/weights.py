@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,12 +21,20 @@ DIGEST = "sha256"
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes atomically; `metadata` values are strings (the format's rule)."""
+    """Writes atomically; `metadata` values are strings (the format's rule).
+
+    Raises:
+        GentoolError: the disk is full, or may not be written.
+    """
     with atomic_write(path) as scratch:
         # One key: safetensors writes several in no fixed order, and equal runs should give equal files.
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"gentool": json.dumps({**metadata, DIGEST: _digest(kept)}, sort_keys=True)}
-        save_file(kept, scratch, header)
+        try:
+            save_file(kept, scratch, header)
+        except SafetensorError as error:  # the disk's own reason is in its text alone
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from None
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

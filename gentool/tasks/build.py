@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 
@@ -14,7 +15,7 @@ from gentool.recipes.schema import Recipe
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
 from gentool.tasks.base import keep, kept, named
-from gentool.tasks.sample import load_run
+from gentool.tasks.sample import load_run, trained_model
 from gentool.training.module import GenModule
 
 
@@ -25,17 +26,22 @@ def build_module(recipe: Recipe, spec: DataSpec, base: GenModule | None = None) 
         base: what a family that distils starts from; None takes what the recipe names: a run, or for a dry run the
             untrained model of a recipe.
     """
-    started = [base or named_base(recipe, spec)] if families.FAMILIES.get(recipe.family).distils else []
+    started = []
+    if families.FAMILIES.get(recipe.family).distils:
+        source = cast(Any, recipe).base
+        started = [base or named_model(source, spec)]
     torch.manual_seed(mix(recipe.seed, "weights"))
-    return families.module_class(recipe.family)(recipe, spec, *started)
+    module = families.module_class(recipe.family)(recipe, spec, *started)
+    module.open_run = trained_model if base is not None else partial(named_model, spec=spec)
+    return module
 
 
-def named_base(recipe: Any, spec: DataSpec) -> GenModule:
-    """The model of the run that a recipe's `base:` names, or the untrained one of the recipe that it names."""
-    run = named(recipe.base)
+def named_model(source: str, spec: DataSpec) -> GenModule:
+    """The model of the run that a recipe names (its `base:`), or the untrained one of the recipe that it names."""
+    run = named(source)
     if run is not None:
         return load_run(run.path)[2]
-    return build_module(resolve(recipe.base, (), families.recipe_schema).recipe, spec)
+    return build_module(resolve(source, (), families.recipe_schema).recipe, spec).eval()
 
 
 def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> RunFolder:

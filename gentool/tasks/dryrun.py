@@ -30,9 +30,14 @@ BUDGET = 20.0
 
 @dataclass(frozen=True)
 class DryRun:
-    """`measured_batch` is the batch that was timed; rates and memory are scaled from it to the recipe's own.
+    """`measured_batch` is the batch that was timed; rates and memory are scaled from it to the share of a device.
 
-    `plan` is that of a private training.
+    Attributes:
+        processes: nodes x devices, over which the recipe's batch is shared.
+        memory_bytes: on each device.
+        steps_per_second: of computing alone.
+        communication_bytes: what each process sends, and receives, a step.
+        plan: of a private training.
     """
 
     resolved: Resolved
@@ -43,6 +48,8 @@ class DryRun:
     measured_batch: int
     device: str
     plan: Plan | None
+    processes: int = 1
+    communication_bytes: int = 0
 
     def values(self) -> list[tuple[str, str, str]]:
         """(dotted key, value, origin) of every leaf of the resolved recipe."""
@@ -70,7 +77,8 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     module.prepare_training()
     parameters = networks.summary(_parts(module))
     found = privacy_plan(resolved.recipe)
-    batch = float(resolved.recipe.data.batch_size)
+    processes = world_size(resolved.recipe)
+    batch = resolved.recipe.data.batch_size / processes
     if found is None or module.own_private_step:
         if found is not None:
             module.private = OwnStep(found, Secrets())
@@ -82,7 +90,7 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
         module.fit_privately()
         step, each = private_step(module, found)
         size, rate, _ = measure(module, partial(one_private_step, module, step), spec, device)
-        batch = found.expected_batch
+        batch = found.expected_batch / processes
         activations = each * min(batch, step.physical_batch)
     return DryRun(
         resolved,
@@ -93,7 +101,24 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
         size,
         str(device),
         found,
+        processes,
+        all_reduce_bytes(module, processes),
     )
+
+
+def world_size(recipe: Recipe) -> int:
+    """Processes that train together, as far as the recipe tells: `devices: auto` is taken for one."""
+    config = recipe.trainer
+    return config.nodes * (1 if config.devices == "auto" else config.devices)
+
+
+def all_reduce_bytes(module: nn.Module, processes: int) -> int:
+    """What each process sends, and receives, in a ring all-reduce of the gradient: 2 (n - 1)/n times its bytes.
+
+    Source: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms, theorem 1: no algorithm sends less.
+    """
+    gradient = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    return 2 * gradient * (processes - 1) // processes
 
 
 def privacy_plan(recipe: Recipe) -> Plan | None:

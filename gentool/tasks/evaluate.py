@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,11 +30,15 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.ranks import Ranks
 from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import data_spec, load_run, sample
+from gentool.training.findings import Findings, Picture
 
 Say = Callable[[str], None]
 Report = Callable[[int, int, Mapping[str, float]], None]
+DEFAULTS = {"points": ("cloud-cd",)}
+"""Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
 """Images, their labels, and the file that holds them."""
 
@@ -42,7 +47,9 @@ Found = tuple[np.ndarray, np.ndarray | None, Path]
 class Evaluated:
     """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
 
-    Of a model that draws no samples they are its own figures, on `count` examples of `reference`.
+    Of a model that draws no samples they are its own figures, on `count` examples of `reference`, with what else it
+    shows of itself.
+    `main`: False in the further processes of several that share the sampling; rank 0 alone judges.
     """
 
     metrics: dict[str, float]
@@ -55,6 +62,9 @@ class Evaluated:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reference: str | None = None
     count: int = 0
+    pictures: Sequence[Picture] = ()
+    warnings: Sequence[str] = ()
+    main: bool = True
 
     def document(self) -> dict[str, Any]:
         """What `gentool evaluate --json` prints."""
@@ -63,7 +73,7 @@ class Evaluated:
             "reference": self.reference,
             "count": self.count,
             "details": {},
-            "warnings": [],
+            "warnings": list(self.warnings),
         }
         if self.evaluation is not None:
             base = self.evaluation.document()
@@ -90,10 +100,12 @@ def evaluate(
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
-    A model that draws no samples (a classifier) is judged by its own figures, on held-out data.
+    A model that draws no samples (a classifier) is judged by its own figures, on held-out data. Processes that srun
+    or torchrun started together share the sampling of a run; rank 0 judges.
 
     Args:
-        reference: a data set by name or path; None takes the one the recipe names.
+        reference: a data set by name or path, its options after it (`"shapes points=1024"`); None takes the one the
+            recipe names.
         metrics, features, count: None or empty takes the recipe's `evaluate:` block.
         options: what differs from the options of metrics there, by metric and key.
         classifier: a run of a classifier that is the extractor `classifier`, instead of one trained on the reference.
@@ -106,25 +118,35 @@ def evaluate(
         raise UserError("no such run folder or samples file", target)
     run = RunFolder.open(target) if (Path(target) / "recipe.yaml").is_file() else None
     resolved: Resolved | None
+    main, further = Ranks.here().main, Evaluated({}, None, {}, None, None, None, None, main=False)
+    if run is None and not main:
+        return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
                     raise UserError(f"{switch} is for samples; this run draws none", target)
-            return _of_model(run, reference, metrics, count, seed, report)
+            if not main:
+                return further
+            return _of_model(run, reference, metrics, count, seed, report, say)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
         read = read_samples(target)
         resolved, provenance, kind = _recipe_of(read.provenance), read.provenance, read.kind
         get = partial(_first, read, count, target)
-    block = resolved.recipe.evaluate if resolved else Evaluate()
+    block = resolved.recipe.evaluate if resolved else Evaluate(metrics=DEFAULTS.get(kind, Evaluate().metrics))
     if classifier is not None and features not in (None, "classifier"):
         raise UserError(
             f"--classifier is for the features `classifier`; with {features} nothing would ask it"
         )
     asked = tuple(metrics) or block.metrics
-    chosen = "classifier" if classifier is not None else features or block.features
+    # No other eyes see clouds, so none need be named.
+    chosen = (
+        "classifier"
+        if classifier is not None
+        else features or ("clouds" if kind == "points" else block.features)
+    )
     of_samples = [name for name in asked if name != BITS_PER_DIM]
     if BITS_PER_DIM in asked and run is None:
         raise UserError(f"{BITS_PER_DIM} needs the model: give the run folder, not its samples", target)
@@ -134,6 +156,13 @@ def evaluate(
     if of_samples:
         # All that can be refused is, before samples are drawn.
         infos = plan(of_samples, chosen)
+        if resolved is not None and run is not None and unlabelled(resolved, settings or {}):
+            for info in infos:
+                if "labels" in info.needs:
+                    raise UserError(
+                        f"{info.name} needs the class each sample was asked to show; this model is unconditional",
+                        target,
+                    )
         for name in options or {}:
             if METRICS.check(name) not in of_samples:
                 raise UserError(f"--option {name}: the metric is not asked for; add --metric {name}")
@@ -141,15 +170,15 @@ def evaluate(
         for name, given in (options or {}).items():
             wanted[name] = {**wanted.get(name, {}), **given} if isinstance(given, Mapping) else given
         check_options(infos, wanted)
-        if kind == "points":
-            raise UserError("the judges know images and vectors; these samples are clouds of points", target)
         config = _reference(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
-        if run is not None:
+        if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
+        if not main:
+            return further
         evaluation = judge(
             as_images(images, labels),
             ImageSet(train, config.name),
@@ -166,6 +195,8 @@ def evaluate(
         figures |= evaluation.metrics
         for line in evaluation.warnings:
             say(f"warning: {line}")
+    if not main:
+        return further
     if BITS_PER_DIM in asked and run is not None:
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
@@ -179,8 +210,12 @@ def _of_model(
     count: int | None,
     seed: int,
     report: Report | None,
+    say: Say,
 ) -> Evaluated:
-    """The model's own figures on the first `count` examples of the held-out split (None: all of them)."""
+    """The model's own figures on the first `count` examples of the held-out split (None: all of them).
+
+    What `study_model` adds is left out where `metrics` ask for none of it.
+    """
     _, resolved, module = load_run(run.path)
     config = _reference(reference, resolved, str(run.path))
     if count is not None:
@@ -196,16 +231,22 @@ def _of_model(
     figures = module.evaluate_model(
         held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
     )
+    found = Findings()
+    if not metrics or any(name not in figures for name in metrics):
+        found = module.study_model(held_out, seed=seed)
+        figures |= found.figures
+    for line in found.warnings:
+        say(f"warning: {line}")
     unknown = [name for name in metrics if name not in figures]
     if unknown:
         raise UserError(
-            f"a {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
+            f"the family {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
             str(run.path),
         )
     return Evaluated(
         {name: figures[name] for name in metrics or figures},
         None,
-        {},
+        dict(found.details),
         None,
         None,
         None,
@@ -213,7 +254,16 @@ def _of_model(
         run.read_provenance(),
         f"{config.name} (held out)",
         len(held_out),
+        found.pictures,
+        found.warnings,
     )
+
+
+def unlabelled(resolved: Resolved, settings: Mapping[str, Any]) -> bool:
+    """Whether samples of such a run can carry no labels: the model takes none, and no classifier guides it."""
+    recipe = resolved.recipe
+    guided = settings.get("guidance", recipe.sample.guidance)
+    return getattr(recipe.model, "conditional", True) is False and not guided
 
 
 def own_classifier(path: str, spec: DataSpec, reference: str, device: torch.device) -> OwnClassifier:
@@ -240,7 +290,7 @@ def _said(spec: DataSpec) -> str:
 
 def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
     """Samples as the judges take them."""
-    return VectorArray(array) if array.ndim == 2 else ImageArray(array, labels)
+    return ImageArray(array, labels) if array.ndim == 4 else VectorArray(array)
 
 
 def _reference(asked: str | None, resolved: Resolved | None, target: str) -> DataConfig:
@@ -250,7 +300,8 @@ def _reference(asked: str | None, resolved: Resolved | None, target: str) -> Dat
         UserError: none were named, and the samples do not say what they are to look like.
     """
     if asked is not None:
-        return parse_source(asked)
+        source, *options = [asked] if Path(asked).exists() else shlex.split(asked) or [asked]
+        return parse_source(source, options)
     if resolved is None:
         raise UserError(
             "the file does not say what it was trained on: name the data with --reference", target

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -167,11 +168,7 @@ def purify(
     judged = (module.spec.shape[0], *size)
     judge = None if classifier is None else load_judge(classifier, judged, device)
     out = out or run.samples / f"purified-{Path(source).stem}-{purifier.method}-seed{seed}.h5"
-    if not (found.single and out.suffix.lower() == ".png"):
-        check_output(out, "image")
-    check_writable(out.absolute().parent)
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise UserError("is INPUT itself: name another output", str(out))
+    check_places(out, source, single=found.single)
     say(
         f"{len(fed)} pictures, {purifier.nfe} network calls each ({purifier.method}, t* = {purifier.t_star:.4g})"
     )
@@ -197,7 +194,7 @@ def purify(
         "seed": seed,
         "purify": how,
     }
-    panel = _write(out, found, before, after, provenance)
+    panel = write_pictures(out, found, before, after, provenance)
     moved = float((after - before).square().mean().sqrt())
     seconds = time.perf_counter() - started
     return Purified(out, panel, len(after), how, seed, moved, seconds, readings)
@@ -228,21 +225,57 @@ def _together(purifier: Purifier, x: Tensor, rows: Sequence[int], seed: int) -> 
     )
 
 
-def _write(out: Path, found: Pictures, before: Tensor, after: Tensor, provenance: dict[str, Any]) -> Path:
-    """The purified pictures, and the panel beside them."""
+def write_pictures(
+    out: Path,
+    found: Pictures,
+    before: Tensor,
+    after: Tensor,
+    provenance: dict[str, Any],
+    *,
+    difference: bool = False,
+) -> Path:
+    """The changed pictures, and the panel beside them."""
     old, new = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
     if found.single and out.suffix.lower() == ".png":
         with atomic_write(out) as scratch:
             Image.fromarray(new[0, ..., 0] if new.shape[-1] == 1 else new[0]).save(scratch, format="PNG")
     else:
         write_samples(out, new, None if found.labels is None else np.asarray(found.labels), provenance)
-    return write_panel(out, old, new)
+    return write_panel(out, old, new, difference=difference)
 
 
-def write_panel(out: Path, before: np.ndarray, after: np.ndarray) -> Path:
-    """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`."""
+def check_places(out: Path, source: str, *, single: bool) -> None:
+    """Refuses an output that cannot be written, or that is the input itself.
+
+    Raises:
+        UserError: says which.
+    """
+    if not (single and out.suffix.lower() == ".png"):
+        check_output(out, "image")
+    check_writable(out.absolute().parent)
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise UserError("is INPUT itself: name another output", str(out))
+
+
+def write_panel(
+    out: Path,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    difference: bool = False,
+    between: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Path:
+    """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`.
+
+    Args:
+        difference: a last row, |after - before| in the pictures' own units.
+        between: further rows by name, between the two.
+    """
     panel, shown = out.with_name(f"{out.stem}-panel.png"), min(SHOWN, len(before))
-    both = np.concatenate([before[:shown], after[:shown]])
+    rows = {"before": before, **between, "after": after}
+    if difference:
+        rows["difference"] = np.maximum(before, after) - np.minimum(before, after)
+    rows = {name: row[:shown] for name, row in rows.items()}
     with atomic_write(panel) as scratch:
-        pictures.sheet(both, shown, ("before", "after")).save(scratch, format="PNG")
+        pictures.sheet(np.concatenate(list(rows.values())), shown, tuple(rows)).save(scratch, format="PNG")
     return panel

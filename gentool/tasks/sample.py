@@ -25,6 +25,7 @@ from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint, load_weights
 from gentool.tasks.base import matched
+from gentool.tasks.ranks import Ranks
 from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide, SampleRequest
@@ -35,6 +36,8 @@ OnSample = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Sampled:
+    """`main`: False in the further processes of several that sample together; they have handed over what they drew."""
+
     path: Path
     count: int
     nfe: float
@@ -43,6 +46,7 @@ class Sampled:
     seed: int
     images: np.ndarray
     labels: np.ndarray | None
+    main: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     family = resolved.recipe.family
     base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
     module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
+    module.open_run = trained_model
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -78,9 +83,18 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     return run, resolved, ready(module)
 
 
+def trained_model(path: str) -> GenModule:
+    """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
+    return load_run(path)[2]
+
+
 def ready(module: GenModule) -> GenModule:
     """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
-    return module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    module.eval().requires_grad_(False)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return module
 
 
 def data_spec(run: RunFolder) -> DataSpec:
@@ -90,9 +104,8 @@ def data_spec(run: RunFolder) -> DataSpec:
         CorruptError: its provenance does not say.
     """
     try:
-        known = run.read_provenance()["data_spec"]
-        return DataSpec(known["kind"], tuple(known["shape"]), known["classes"], tuple(known["class_names"]))
-    except (KeyError, TypeError):
+        return DataSpec.read(run.read_provenance()["data_spec"])
+    except (KeyError, TypeError, ValueError):
         raise CorruptError(
             "does not say what the model was trained on (data_spec); go on with the run by "
             "`gentool train --resume`, which writes it again",
@@ -117,7 +130,8 @@ def sample(
 ) -> Sampled:
     """Draws `count` samples and writes them.
 
-    Sample i depends on the seed and i alone: not on the batch size or the number of devices (to rounding).
+    Sample i depends on the seed and i alone: not on the batch size or the number of devices (to rounding). Processes
+    that srun or torchrun started together share the work by batches; rank 0 writes the one file.
 
     Args:
         label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
@@ -127,7 +141,11 @@ def sample(
         devices: processes that share the work (one a GPU, or CPU processes).
         classifier: the run whose classifier the guidance rule `classifier` asks.
     """
-    started = time.perf_counter()
+    started, ranks = time.perf_counter(), Ranks.here()
+    if devices > 1 and ranks.world > 1:
+        raise UserError(
+            f"--devices {devices}: the launcher started {ranks.world} processes already; leave it out"
+        )
     base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
     # the presets not taken are out: they need not fit what is said now
     overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]
@@ -144,17 +162,22 @@ def sample(
     guide = load_guide(job, torch.device("cpu"))
     job = replace(job, labels=label_cycle(label, module, guide))
     for line in module.check_request(chosen, guide):
-        say(line)
+        if ranks.main:
+            say(line)
     solver = module.solver_name(chosen)
     out = out or run.samples / default_name(job, solver, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     arrays, nfe = [], []
-    for part, calls in _work(job, module, count, devices):
-        arrays.append(part)
-        nfe.append(calls * len(part))
-        if on_sample is not None:
-            on_sample(sum(map(len, arrays)), count)
+    with ranks.together():
+        for part, calls in _work(job, module, count, devices, ranks):
+            arrays.append(part)
+            nfe.append(calls * len(part))
+            if on_sample is not None:
+                on_sample(sum(map(len, arrays)), count)
+    if not ranks.main:
+        seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
+        return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)
     images = np.concatenate(arrays)
     labels = None if job.labels is None else np.array([job.labels[i % len(job.labels)] for i in range(count)])
     mean_nfe = sum(nfe) / count
@@ -219,15 +242,20 @@ def _named(class_names: Sequence[str]) -> str:
     return f" ({', '.join(named[:20])}{' ...' if len(named) > 20 else ''})" if named else ""
 
 
-def _work(job: Job, module: GenModule, count: int, devices: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Batches in the order of their indices, drawn here or by `devices` processes."""
+def _work(
+    job: Job, module: GenModule, count: int, devices: int, ranks: Ranks
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Batches in the order of their indices, drawn here, by `devices` processes or by all `ranks` (on rank 0)."""
     size = job.settings.batch_size
     spans = [(start, min(start + size, count)) for start in range(0, count, size)]
     if devices <= 1:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = ranks.device
         module, guide = module.to(device), load_guide(job, device)
-        for span in spans:
-            yield draw_span(job, module, guide, span, device)
+        for first in range(0, len(spans), ranks.world):
+            own = spans[first + ranks.rank : first + ranks.rank + 1]  # none in the last round, for some
+            drawn = [draw_span(job, module, guide, span, device) for span in own]
+            for parts in ranks.gather(drawn):
+                yield from parts
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(devices, initializer=_start_worker, initargs=(job, devices)) as pool:

@@ -35,6 +35,7 @@ from gentool.tasks.card import account_of_run, model_card
 from gentool.tasks.private import PrivateTraining, prepare
 from gentool.tasks.resume import check_same_run, find_run
 from gentool.tasks.sample import load_run
+from gentool.tasks.status import Status, peak_memory
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
@@ -55,6 +56,7 @@ class Trained:
     Attributes:
         epsilon: what a private run has spent, over all its lives; None where it protects nobody.
         main: False in the further processes of a distributed run, which have nothing to report.
+        memory: bytes taken at most, on this process's device. images_per_second: over the last rows of the log.
     """
 
     run: Path
@@ -63,6 +65,8 @@ class Trained:
     loss: float | None
     epsilon: float | None = None
     main: bool = True
+    memory: int = 0
+    images_per_second: float | None = None
 
 
 def train(
@@ -88,6 +92,7 @@ def train(
     """
     started = time.perf_counter()
     resolved = resolve(source, overrides, families.recipe_schema)
+    check_strategy(resolved.recipe.trainer)
     chosen = os.environ.get(RUN_DIR)
     run = find_run(resolved, run_dir=Path(chosen) if chosen else run_dir, resume=resume)
     if run is None:
@@ -151,7 +156,7 @@ def _train(
     if dataset.skipped:
         provenance["data_skipped"] = [f"{fault.where}: {fault.message}" for fault in dataset.skipped]
     if rank_zero:
-        checkpoints.sweep(run.checkpoints)
+        run.sweep()
         write_text(run.recipe, resolved.text)
         lives = [*before.get("lives", []), {"from_step": module.step, **provenance}]
         write_json(run.provenance, {**provenance, "lives": lives})
@@ -171,7 +176,9 @@ def _train(
         log=log,
         save=save,
         stop=flag,
-        on_step=on_step,
+        on_step=None
+        if on_step is None
+        else Status(on_step, lambda: module.device, lambda: None if private is None else private.epsilon),
         restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
         last_step=stop,
     )
@@ -188,8 +195,16 @@ def _train(
         raise stopped(flag.signum, module.step, run)
     rows = [] if log is None else log.rows
     epsilon = None if private is None else private.epsilon
+    last = rows[-1] if rows else {}
     return Trained(
-        run.path, module.step, seconds, rows[-1]["loss"] if rows else None, epsilon, main=rank_zero
+        run.path,
+        module.step,
+        seconds,
+        last.get("loss"),
+        epsilon,
+        rank_zero,
+        peak_memory(module.device),
+        last.get("images_per_second"),
     )
 
 
@@ -264,11 +279,25 @@ def fit(
         ) from None
 
 
+def check_strategy(config: TrainerConfig) -> None:
+    """Refuses what would train and then not resume: Lightning's FSDP takes no optimiser state but from its own files.
+
+    Raises:
+        UserError: the strategy is fsdp.
+    """
+    if config.strategy == "fsdp":
+        raise UserError(
+            "fsdp leaves each device a shard of the weights and of the optimiser, and a run's average, checkpoints and "
+            "model.safetensors are made of whole ones: it could not be resumed; use ddp (docs/scale.md has the memory)",
+            "trainer.strategy",
+        )
+
+
 def strategy_of(module: GenModule, config: TrainerConfig) -> str:
     """Lightning's name; plain ddp takes it for an error when a backward pass leaves weights out."""
     several = config.strategy == "ddp" or config.devices not in ("auto", 1) or config.nodes > 1
     several = several or (config.devices == "auto" and torch.cuda.device_count() > 1)
-    if not (module.takes_turns and several) or config.strategy == "fsdp":
+    if not (module.takes_turns and several):
         return config.strategy
     return "ddp_find_unused_parameters_true"
 

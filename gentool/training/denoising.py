@@ -11,7 +11,7 @@ from torch import Tensor
 from gentool import networks
 from gentool.data import Batch, DataSpec, to_model
 from gentool.diffusion import denoiser as denoisers
-from gentool.diffusion import likelihood
+from gentool.diffusion import likelihood, variational
 from gentool.diffusion import loss as losses
 from gentool.diffusion import precond as preconds
 from gentool.diffusion.denoiser import Denoiser
@@ -56,7 +56,15 @@ class DenoisingModule(GenModule):
         """The denoiser around its network, and the loss that it learns by."""
         config = self.recipe.model.diffusion
         model = denoisers.build(config, self.build_network)
-        return model, losses.build(config, model)
+        simple = losses.build(config, model)
+        if config.loss.hybrid is None:
+            return model, simple
+        if self.spec.kind != "image":
+            raise UserError(
+                f"its last term is of pixels in 256 values; {self.recipe.data.name} is {self.spec.kind} data",
+                "model.loss.hybrid",
+            )
+        return model, variational.hybrid(simple, model.process, config.loss.hybrid)
 
     def build_network(self, out_factor: int, in_factor: int = 1) -> networks.Network:
         """The recipe's network, for inputs and outputs of so many times the data's channels."""

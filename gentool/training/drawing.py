@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.guidance import build as guidance
 from gentool.diffusion.guidance import catalog as rules
 from gentool.diffusion.guidance.classifier import StepGain
+from gentool.diffusion.guidance.compose import Null
 from gentool.diffusion.predictor import Derive, Guidance, Predictor
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
@@ -35,6 +37,8 @@ class Traits:
         label_dropout: the share of labels dropped in training.
         images: whether x0 lives in [-1, 1] pixels, so that thresholding makes sense.
         derive: the denoiser with a head that predicts the derivative of eps, where there is one.
+        null: makes conditions (B, ...) say nothing, where the request's labels are such and not class labels.
+        told: the denoiser is told the request's labels although it has no classes: they are conditions.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +46,13 @@ class Traits:
     label_dropout: float
     images: bool
     derive: Derive | None = None
+    null: Callable[[Tensor], Tensor] | None = None
+    told: bool = False
+
+    @property
+    def unlabelled(self) -> Null | None:
+        """What guidance tells the model in the place of a label; None where it has no labels."""
+        return self.null or self.classes or None
 
 
 def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
@@ -53,6 +64,8 @@ def means(denoiser: Denoiser, traits: Traits) -> frozenset[str]:
         found.add("derivative")
     if traits.derive is not None:
         found.add("head")
+    if denoiser.variances:
+        found.add("variance")
     return frozenset(found)
 
 
@@ -63,7 +76,7 @@ def build_guidance(
         return None
     return guidance.build(
         rules.check(settings.guidance),
-        null_label=traits.classes or None,
+        null_label=traits.unlabelled,
         label_dropout=traits.label_dropout,
         has_attention=bool(attention_layers(denoiser.network)),
         log_prob=None if guide is None else guide.log_prob,
@@ -120,6 +133,8 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError(f"{settings.solver}: {reason}", "sample.solver")
     solver = build_solver(settings.solver, settings.options, denoiser.process.state_parts)
     grid = build_grid(settings, denoiser.process)
+    if "variance" in info.needs:
+        check_variance(settings)
     if {"derivative", "head"} & set(info.needs):
         check_derivative(settings, predicted="head" in info.needs)
     if (
@@ -150,6 +165,21 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
     clipped = settings.threshold != "none" or not traits.images
     return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
+
+
+def check_variance(settings: Sample) -> None:
+    """Refuses what changes predictions and leaves their variances behind.
+
+    Raises:
+        UserError: guidance, or a time shift.
+    """
+    for key in ("guidance", "time_shift"):
+        if getattr(settings, key):
+            raise UserError(
+                f"{settings.solver} takes the variances of the network's own predictions, which {key} changes; take "
+                "ddpm, whose variance is small or large",
+                f"sample.{key}",
+            )
 
 
 def check_derivative(settings: Sample, *, predicted: bool) -> None:
@@ -193,11 +223,14 @@ def draw(
 
     def denoise(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         # the labels of an unconditional model are for its guide alone
-        return denoiser(x, sigma, label if traits.classes else None)
+        return denoiser(x, sigma, label if traits.classes or traits.told else None)
 
     def derive(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         assert traits.derive is not None
         return traits.derive(x, sigma, label if traits.classes else None)
+
+    def spread(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        return denoiser.with_variance(x, sigma, label if traits.classes else None)
 
     def perturbed(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         layers = settings.guidance.get("pag", {}).get("layers") or tuple(attention_layers(denoiser.network))
@@ -208,6 +241,7 @@ def draw(
     predict = Predictor(
         denoise,
         derive=derive if traits.derive is not None else None,
+        spread=spread if denoiser.variances else None,
         variants={"perturbed": perturbed},
         sigma_min=denoiser.sigma_min,
         sigma_max=denoiser.sigma_max,

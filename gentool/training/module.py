@@ -21,6 +21,7 @@ from gentool.errors import UserError
 from gentool.noise import mix
 from gentool.recipes.schema import Optimizer, Recipe, Sample
 from gentool.training.ema import Ema
+from gentool.training.findings import Findings
 from gentool.training.microbatch import mean_in_parts
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gentool.diffusion.likelihood import Likelihood
     from gentool.metrics.classifier import Judge
     from gentool.noise import Noise
+    from gentool.training.latent import LatentGenerator
     from gentool.training.private.step import PrivateStep, SecretStep
     from gentool.training.sampling import Drawn, Guide, SampleRequest
 
@@ -57,6 +59,8 @@ class GenModule(LightningModule):
         classes: class labels the model takes; 0 when it is unconditional.
         base: the frozen model that this one is distilled from, where its family has one (`Family.distils`): it moves
             along to another device or precision, and is never trained, saved or averaged with the module's own weights.
+        open_run: the model of another run that the recipe names beside `base`, by its path; set by whoever builds the
+            module.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
             global batch and keep their own rows.
         say: where a line for the user goes.
@@ -71,6 +75,7 @@ class GenModule(LightningModule):
     own_private_step: ClassVar[bool] = False
     model: nn.Module
     base: GenModule | None = None
+    open_run: Callable[[str], GenModule] | None = None
 
     def __init__(self, recipe: Recipe, spec: DataSpec) -> None:
         super().__init__()
@@ -120,6 +125,18 @@ class GenModule(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} trains by a step of its own")
 
+    def batch_loss(self, examples: Examples) -> Tensor:
+        """What a step minimises, 0-d: the mean of `losses`.
+
+        A family whose loss compares the batch's examples overrides it in the place of `losses`.
+        """
+        return self.losses(examples).mean()
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a batch's gradient is the sum of its parts', so that it may be worked off part by part."""
+        return type(self).losses is not GenModule.losses
+
     @abstractmethod
     def draw(self, request: SampleRequest) -> Drawn:
         """Samples in model space for the indices of the request; a pure function of it and the weights."""
@@ -155,6 +172,17 @@ class GenModule(LightningModule):
         """
         raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
 
+    def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
+        """This model as a function of one standard normal latent, for those who lead or read it.
+
+        Args:
+            truncation: of the latents around their mean, where the model has such; 1 is none.
+
+        Raises:
+            UserError: it is none, or has no truncation.
+        """
+        raise UserError(f"a run of the family {self.recipe.family} is no generator of one Gaussian latent")
+
     def judge(self) -> Judge:
         """This model as the classifier by which samples are judged, on the module's device.
 
@@ -173,6 +201,10 @@ class GenModule(LightningModule):
             report: called with (examples done, examples in all).
         """
         raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
+
+    def study_model(self, held_out: DataSet, *, seed: int = 0) -> Findings:
+        """What else there is to tell and show of a model that `evaluate_model` judges: timings, tables, pictures."""
+        return Findings()
 
     def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
         """log density of data x (B, ...) in model space; noise has the shape of a sample.
@@ -245,7 +277,7 @@ class GenModule(LightningModule):
 
     def try_step(self, batch: Batch) -> Tensor:
         """One forward and backward pass without a Trainer: for dry runs and the conformance tests."""
-        loss = self.losses(self.try_examples(batch)).mean()
+        loss = self.batch_loss(self.try_examples(batch))
         loss.backward()
         return loss.detach()
 
@@ -273,7 +305,7 @@ class GenModule(LightningModule):
 
     def _mean_loss(self) -> Tensor:
         if self._parts == 1:
-            return self.losses(self._examples).mean()
+            return self.batch_loss(self._examples)
         return mean_in_parts(
             self.losses, self._examples, [p for p in self.parameters() if p.requires_grad], self._parts
         )
@@ -299,7 +331,7 @@ class GenModule(LightningModule):
 
     def _split_batch(self, reason: torch.OutOfMemoryError) -> None:
         rows = len(next(iter(self._examples.values())))
-        if not self.recipe.trainer.auto_microbatch or self._parts >= rows:
+        if not self.recipe.trainer.auto_microbatch or not self.in_parts or self._parts >= rows:
             raise reason
         self._parts = min(2 * self._parts, rows)
         if self.device.type == "cuda":

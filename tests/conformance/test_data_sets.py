@@ -6,6 +6,7 @@ import gzip
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,7 @@ def write_files(name: str, folder: Path) -> dict[str, object]:
     """Small files of the set under `folder`; returns the options that point to them."""
     rng = np.random.default_rng(0)
     labels = np.arange(COUNT) % 10
-    if name in ("mnist", "fashion-mnist", "stacked-mnist"):
+    if name in ("mnist", "fashion-mnist", "stacked-mnist", "mnist-clouds"):
         home = folder / name
         home.mkdir()
         for part in ("train", "t10k"):
@@ -53,7 +54,39 @@ def write_files(name: str, folder: Path) -> dict[str, object]:
         images = rng.integers(0, 256, (COUNT, 8, 8, 1), np.uint8)
         path = folder / ("s.h5" if name == "hdf5" else "s.npz")
         return {"path": str(write_samples(path, images, labels % 4))}
-    return {"count": 500} if name == "toy2d" else {}
+    if name in ("meshes", "modelnet", "shapenet15k", "shapenet-vol"):
+        return write_shapes(name, folder)
+    return {"toy2d": {"count": 500}, "shapes": {"count": 4, "points": 64}}.get(name, {})
+
+
+def write_shapes(name: str, folder: Path) -> dict[str, object]:
+    """Two categories with `COUNT` shapes between them, in the layout of a set of shapes."""
+    if name == "meshes":
+        pytest.importorskip("trimesh")
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        part, synset = ("train", "val")[i % 3 == 0], ("02691156", "03001627")[i % 2]
+        points = rng.normal(size=(100, 3)).astype(np.float32)
+        home = folder / synset
+        home.mkdir(exist_ok=True)
+        if name == "shapenet15k":
+            (home / part).mkdir(exist_ok=True)
+            np.save(home / part / f"{i}.npy", points)
+        elif name == "shapenet-vol":
+            (home / str(i)).mkdir()
+            np.savez(home / str(i) / "pointcloud.npz", points=points, normals=points)
+            with (home / f"{part}.lst").open("a") as listed:
+                listed.write(f"{i}\n")
+        elif name == "meshes":
+            rows = "\n".join(" ".join(map(str, point)) for point in points[:4])
+            tetrahedron = f"OFF\n4 4 0\n{rows}\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
+            (home / f"{i}.off").write_text(tetrahedron)
+    if name == "modelnet":
+        for part, seed in (("train", 1), ("test", 2)):
+            with h5py.File(folder / f"ply_data_{part}0.h5", "w") as file:
+                file["data"] = np.random.default_rng(seed).normal(size=(COUNT, 100, 3)).astype(np.float32)
+                file["label"] = (np.arange(COUNT)[:, None] % 4).astype(np.uint8)
+    return {"path": str(folder), "points": 64}
 
 
 @pytest.fixture(params=SETS.names())
@@ -116,7 +149,7 @@ def test_what_is_known_without_the_files_is_what_the_files_hold(given: tuple[str
     assert expected is None or expected == both(given)[0].spec
 
 
-@pytest.mark.parametrize("name", [name for name in SETS.names() if name not in ("digits", "toy2d")])
+@pytest.mark.parametrize("name", [name for name in SETS.names() if name not in ("digits", "toy2d", "shapes")])
 def test_missing_files_are_named(name: str, tmp_path: Path) -> None:
     """In an error that says what was looked for and where."""
     fields = SETS.get(name).model_fields

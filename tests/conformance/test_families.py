@@ -19,8 +19,10 @@ from gentool.runs.weights import load_weights, save_weights
 from gentool.tasks.train import build_module
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
+from tests.families.lion_runs import model as small_lion
 
 DIGITS = "data: {name: digits, limit: 64}\n"
+CLOUDS = "data: {name: shapes, count: 12, points: 24, batch_size: 8}\n"
 MLP = "network: {name: film-mlp, width: 32, blocks: 2}"
 CASES = {
     **{
@@ -71,6 +73,11 @@ CASES = {
         f"{DIGITS}base: edm/digits-small\nmodel: {{mixed: false, flip: true}}\n"
         "sample: {solver: genie, grid: edm-vp}",
     ),
+    "lace": (
+        "lace",
+        f"{DIGITS}base: stylegan2/digits8-small\nmodel: {{attributes: {{slant: {{source: measure, measure: slant}}, "
+        "ink: {source: measure, measure: ink, above: 0.5}}, latents: 256, depth: 3, width: 16}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",
@@ -83,6 +90,20 @@ CASES = {
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, noise: {{process: {{name: vp}}}}}}",
     ),
+    "classifier wrn": (
+        "classifier",
+        f"{DIGITS}model: {{network: {{name: wrn, depth: 10, widen: 1}}, flip: true}}",
+    ),
+    "a-vit": (
+        "a-vit",
+        f"{DIGITS}model: {{network: {{patch: 2, width: 16, depth: 3, heads: 2, registers: 1}}, "
+        "augment: {mixup: 0.8, shift: 1}}",
+    ),
+    "a-vit, plain": (
+        "a-vit",
+        f"{DIGITS}model: {{network: {{patch: 4, width: 16, depth: 2, heads: 2}}, halting: null, "
+        "augment: {flip: true}}",
+    ),
     "ddgan": (
         "ddgan",
         f"{DIGITS}model: {{network: {{name: latent-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], "
@@ -93,6 +114,11 @@ CASES = {
         "ddgan",
         "data: {name: toy2d, count: 200}\nmodel: {network: {name: latent-mlp, width: 32}, "
         "discriminator: {name: mlp, width: 32}}",
+    ),
+    "lion": ("lion", f"{CLOUDS}model: {small_lion(more=', mixed: true, conditional: true')}"),
+    "lion, first points as centres, other clouds": (
+        "lion",
+        f"{CLOUDS}model: {small_lion(more=', mixed: true, sampler: first, points: 12')}",
     ),
     "dp-sinkhorn dcgan": (
         "dp-sinkhorn",
@@ -147,6 +173,12 @@ def draw(module: GenModule, indices: range, seed: int = 3, labels: list[int] | N
     )
     with torch.no_grad():
         return module.draw(request).x
+
+
+def sample_shape(module: GenModule) -> tuple[int, ...]:
+    """Clouds may be drawn with another number of points than the data have."""
+    points = getattr(module.recipe.model, "points", None)
+    return (points, 3) if points else tuple(module.spec.shape)
 
 
 def outcome(module: GenModule) -> Tensor:
@@ -239,7 +271,7 @@ def test_plain_descent_on_one_batch_lowers_its_loss(case: str) -> None:
 def test_samples_depend_on_seed_and_index_alone(case: str) -> None:
     module = make(case)
     whole = draw(module, range(8))
-    assert whole.shape == (8, *module.spec.shape)
+    assert whole.shape == (8, *sample_shape(module))
     assert whole.isfinite().all()
     assert torch.equal(draw(module, range(8)), whole)
     torch.testing.assert_close(draw(module, range(5, 6)), whole[5:6], rtol=1e-5, atol=1e-5)

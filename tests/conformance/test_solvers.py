@@ -21,7 +21,7 @@ from gentool.diffusion.solvers.core import Solver, build
 from gentool.diffusion.solvers.integrate import Result, integrate
 from gentool.errors import UserError
 from gentool.noise import Noise
-from tests.diffusion.heads import perfect_head
+from tests.diffusion.heads import known_data, perfect_head
 
 TRIAD = GaussianMixture.triad()
 PROCESS = processes.build(VpProcess())
@@ -34,7 +34,12 @@ SPECIAL = {"stages N": 3.0, "N (corrector_steps + 1)": 2.0}
 
 
 def predictor() -> Predictor:
-    return Predictor(TRIAD.denoise, derive=perfect_head(TRIAD.denoise), dtype=torch.float64)
+    return Predictor(
+        TRIAD.denoise,
+        derive=perfect_head(TRIAD.denoise),
+        spread=known_data(TRIAD.denoise),
+        dtype=torch.float64,
+    )
 
 
 def run(solver: str | Solver, steps: int, rows: range, seed: int = 0, final: str = "t-min") -> Result:

@@ -37,6 +37,12 @@ def test_list_says_what_is_here(mnist: Path, monkeypatch: pytest.MonkeyPatch) ->
         "hdf5": None,
         "npz": None,
         "toy2d": True,
+        "shapes": True,
+        "mnist-clouds": True,
+        "meshes": None,
+        "modelnet": None,
+        "shapenet15k": None,
+        "shapenet-vol": None,
     }
     assert len(call("list").stdout.splitlines()) == len(rows)
 
@@ -66,6 +72,15 @@ def test_pack_then_inspect(tmp_path: Path) -> None:
         assert file["labels"][()].tolist() == [0, 0, 0, 1, 1, 1]
     found = json.loads(call("inspect", tmp_path / "a.h5", "--json").stdout)
     assert set(found["classes"]) == {"a", "b"}
+
+
+def test_a_thousand_classes_fit_on_a_screen(tmp_path: Path) -> None:
+    for i in range(25):
+        picture(tmp_path / "s" / f"class{i:02}" / "0.png", size=(4, 4), seed=i)
+    shown = call("inspect", tmp_path / "s", "size=4").stdout
+    assert "class19: 1" in shown
+    assert "class20" not in shown
+    assert "... 5 more" in shown
 
 
 def test_check_names_every_fault_and_exits_with_4(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
-"""What a perfect GENIE head predicts, for tests of solvers that ask for one."""
+"""What a perfect GENIE head and a network with learned variances predict, for tests of solvers that ask for them."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from gentool.diffusion.convert import per_sample
 from gentool.diffusion.derivative import along_flow
-from gentool.diffusion.predictor import Denoise, Derive
+from gentool.diffusion.predictor import Denoise, Derive, Spread
 
 
 def perfect_head(denoise: Denoise) -> Derive:
@@ -19,3 +20,12 @@ def perfect_head(denoise: Denoise) -> Derive:
         return denoise(x, sigma, label), along_flow(eps, x, sigma, eps(x, sigma))[1]
 
     return derive
+
+
+def known_data(denoise: Denoise) -> Spread:
+    """The denoiser's prediction with the variances of the posterior of known data: those of `ddpm`."""
+
+    def spread(x: Tensor, sigma: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        return denoise(x, sigma, label), -torch.ones_like(x)
+
+    return spread

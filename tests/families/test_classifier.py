@@ -18,7 +18,7 @@ from gentool.data import open_set, to_model
 from gentool.diffusion.grids import make_grid
 from gentool.diffusion.process import Process
 from gentool.errors import RecipeError, UserError
-from gentool.families.classifier.module import ClassifierModule, shifted
+from gentool.families.classifier.module import ClassifierModule
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples, write_samples
@@ -26,6 +26,7 @@ from gentool.runs.weights import fingerprint
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import load_run, sample
 from gentool.tasks.train import build_module, train
+from gentool.training.augment import shifted
 from gentool.training.drawing import Traits, check_guide
 from gentool.training.sampling import Guide
 from tests.tasks.runs import TINY, Ended
@@ -145,8 +146,13 @@ def test_log_p_goes_from_certainty_to_the_prior_over_the_whole_range(noisy: Path
             "network cnn reads clean pictures only: take resnet",
         ),
         (
+            ["model.network={name: wrn, depth: 10}", "privacy={epsilon: 10}"],
+            "private training takes group",
+        ),
+        (["model.network={name: wrn, depth: 12}"], "depth must be 6 n + 4, such as 10 or 16, got 12"),
+        (
             ["model.network={name: cnm}"],
-            "expected one of resnet, logreg, mlp, cnn, got 'cnm'; did you mean cnn?",
+            "expected one of resnet, logreg, mlp, cnn, wrn, got 'cnm'; did you mean cnn?",
         ),
     ],
 )

@@ -72,7 +72,9 @@ def test_positional_embedding_equals_diffusers(endpoint):
     from diffusers.models.embeddings import get_timestep_embedding
 
     c_noise = torch.tensor([-1.3, 0.0, 0.7, 999.0])
-    expected = get_timestep_embedding(c_noise, 32, downscale_freq_shift=float(endpoint))
+    expected = get_timestep_embedding(
+        c_noise, 32, flip_sin_to_cos=not endpoint, downscale_freq_shift=float(endpoint)
+    )
     torch.testing.assert_close(Positional(32, endpoint)(c_noise), expected, rtol=1e-4, atol=1e-5)
 
 

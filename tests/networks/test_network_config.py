@@ -8,9 +8,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from gentool import networks
 from gentool.errors import UserError
-from gentool.networks.config import AdmUNet, Cnn, DiT, FilmMLP, LogReg, Mlp, NetworkConfig, ResNet, SongUNet
+from gentool.networks.config import (
+    AdmUNet,
+    Cnn,
+    DiT,
+    FilmMLP,
+    LogReg,
+    Mlp,
+    NetworkConfig,
+    ResNet,
+    SongUNet,
+    Wrn,
+)
+from gentool.networks.vit_config import ViT
 
-CONFIGS = [SongUNet, AdmUNet, DiT, FilmMLP, ResNet, LogReg, Mlp, Cnn]
+CONFIGS = [SongUNet, AdmUNet, DiT, FilmMLP, ResNet, LogReg, Mlp, Cnn, Wrn, ViT]
 
 
 def test_configs_and_package_import_no_torch():

@@ -60,6 +60,13 @@ def test_dpdm_networks_have_exactly_the_published_parameters(
     assert networks.summary(net)["total"] == parameters
 
 
+def test_adm_starts_as_wide_as_its_first_level():
+    """As in guided-diffusion, whose network of these sizes has as many parameters."""
+    net = on_meta(AdmUNet(channels=128, mult=(2, 1), blocks=1, attention=(8,)), 3, 6, 16, 5)
+    assert net.input.out_channels == 256
+    assert networks.summary(net)["total"] == 10_776_710
+
+
 @pytest.mark.parametrize(
     ("depth", "width", "heads", "millions", "gmac"),
     [(12, 384, 6, 33, 6.0), (12, 768, 12, 130, None), (24, 1024, 16, 458, None), (28, 1152, 16, 675, 118.4)],

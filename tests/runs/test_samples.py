@@ -34,7 +34,7 @@ HELD = {
     ".npz": list(ARRAYS),
     ".ply": ["clouds"],
     "": ["rgb", "gray"],
-    ".png": ["rgb", "gray", "vectors"],
+    ".png": ["rgb", "gray", "vectors", "clouds"],
 }
 
 

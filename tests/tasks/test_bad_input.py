@@ -419,11 +419,21 @@ def test_out_of_memory_names_the_knobs(tmp_path: Path, call: Call, monkeypatch: 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("change", ["trainer.accelerator=gpu", "trainer.strategy=fsdp"])
-def test_hardware_that_is_not_there(change: str, tmp_path: Path, call: Call) -> None:
-    call("train", *QUICK, change, "--run-dir", tmp_path / "run").refused(
+def test_hardware_that_is_not_there(tmp_path: Path, call: Call) -> None:
+    call("train", *QUICK, "trainer.accelerator=gpu", "--run-dir", tmp_path / "run").refused(
         2, "trainer.accelerator, devices or strategy"
     )
+
+
+def test_a_strategy_whose_runs_could_not_be_resumed(tmp_path: Path, call: Call) -> None:
+    """Lightning's FSDP ignores the optimiser state that a checkpoint brings: the next life would start Adam anew."""
+    from lightning.pytorch.strategies import FSDPStrategy
+
+    FSDPStrategy().load_optimizer_state_dict({"optimizer_states": "anything"})  # accepted and dropped
+    call("train", *QUICK, "trainer.strategy=fsdp", "--run-dir", tmp_path / "run").refused(
+        2, "trainer.strategy", "resumed", "use ddp"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_home_that_cannot_be_written_and_a_bare_locale(

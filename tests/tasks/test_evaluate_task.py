@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from gentool.data import make_config, open_set
+from gentool.runs.folder import RunFolder
 from gentool.runs.samples import write_samples
-from gentool.tasks.evaluate import evaluate
+from gentool.tasks.evaluate import evaluate, unlabelled
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.resume import stored_recipe
 from gentool.tasks.sample import load_run, sample
 from tests.tasks.runs import Ended
 
@@ -50,6 +53,16 @@ def test_a_run_is_judged_and_keeps_its_figures(run: Path, call: Call) -> None:
         assert word in text
     assert json.loads((run / "evaluation.json").read_text())["metrics"] == found["metrics"]
     assert "features `pixels`, reference `digits`, 40 samples" in (run / "README.md").read_text()
+
+
+def test_labels_are_asked_of_an_unconditional_run_before_it_draws(run: Path) -> None:
+    """Unless a classifier guides it: then the samples have that classifier's labels."""
+    resolved = stored_recipe(RunFolder.open(run))
+    assert not unlabelled(resolved, {})
+    model = resolved.recipe.model.model_copy(update={"conditional": False})
+    plain = dataclasses.replace(resolved, recipe=resolved.recipe.model_copy(update={"model": model}))
+    assert unlabelled(plain, {})
+    assert not unlabelled(plain, {"guidance": {"classifier": {"run": "judge"}}})
 
 
 def test_the_runs_samples_are_judged_as_the_run_is(run: Path, tmp_path: Path) -> None:
@@ -147,7 +160,7 @@ def test_targets_that_cannot_be_judged(run: Path, tmp_path: Path, call: Call) ->
         2, "give the run folder"
     )
     cloud = write_samples(tmp_path / "cloud.npz", np.zeros((10, 5, 3), np.float32))
-    call("evaluate", cloud, "--reference", "digits", *CHEAP).refused(2, "clouds of points")
+    call("evaluate", cloud, "--reference", "digits", *CHEAP).refused(2, "pixels")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(path.read_bytes()[:-200])
     call("evaluate", cut, "--reference", "digits", *CHEAP).refused(4, "cut.npz")

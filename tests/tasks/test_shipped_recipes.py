@@ -24,6 +24,7 @@ from gentool.tasks.evaluate import evaluate
 from gentool.tasks.sample import load_run, sample
 from gentool.tasks.train import build_module, train
 from gentool.training.probe import random_batch
+from tests.families.lion_runs import UNET as SMALL_CLOUDS
 
 PARAMETERS = {
     # edm's papers: counted from the published layer lists
@@ -38,6 +39,7 @@ PARAMETERS = {
     "edm/digits-flow-small": 1_220_672,
     "edm/digits-vp-small": 1_220_672,
     "edm/digits-dp-small": 106_816,
+    "edm/digits-hybrid-small": 1_237_120,
     "edm/toy2d-small": 232_066,
     "quickstart": 1_220_672,
     # cld: the paper's 108 M network has its data and velocity side by side
@@ -82,6 +84,7 @@ PARAMETERS = {
     "genie/cats128-paper": 1_170_633,
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
+    "lace/digits-small": 30_143,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
@@ -89,6 +92,16 @@ PARAMETERS = {
     "classifier/mnist-mlp-dp-small": 79_510,
     "classifier/mnist-cnn-dp-small": 241_546,
     "classifier/mnist-noisy-small": 345_258,
+    "classifier/cifar10-wrn-paper": 36_479_194,
+    # the paper's are DeiT-T and DeiT-S: 5.7 and 22 million
+    "a-vit/digits-dense-small": 171_322,
+    "a-vit/digits-small": 171_322,
+    "a-vit/mnist-dense-small": 173_482,
+    "a-vit/mnist-small": 173_482,
+    "a-vit/imagenet-t-dense-paper": 5_717_416,
+    "a-vit/imagenet-t-paper": 5_717_416,
+    "a-vit/imagenet-s-dense-paper": 22_050_664,
+    "a-vit/imagenet-s-paper": 22_050_664,
     # generator and discriminator; the papers' as counted in the authors' own networks
     "ddgan/cifar10-paper": 48_432_515 + 12_741_633,
     "ddgan/stacked-mnist-paper": 48_366_723 + 12_741_633,
@@ -97,6 +110,14 @@ PARAMETERS = {
     "ddgan/stacked-mnist-small": 5_025_732,
     "ddgan/mnist-small": 669_378,
     "ddgan/toy2d-small": 19_523,
+    # the autoencoder, the prior of points and the global prior, as counted in the authors' own networks
+    "lion/airplane-paper": 22_402_731 + 11_420_740 + 77_173_376,
+    "lion/chair-paper": 22_402_731 + 11_420_740 + 77_173_376,
+    "lion/car-paper": 22_402_731 + 11_420_740 + 77_173_376,
+    "lion/all-paper": 22_402_731 + 11_420_740 + 77_173_376,
+    "lion/shapes-small": 1_905_327,
+    "lion/shapes-voxel-small": 1_905_327,
+    "lion/mnist-clouds-small": 1_617_775,
     "dp-sinkhorn/celeba-paper": 3_886_595,
     "dp-sinkhorn/digits-small": 27_712,
     "dp-sinkhorn/fashion-mnist-paper": 957_969,
@@ -111,6 +132,8 @@ PARAMETERS = {
     "stylegan2/mnist32-small": 720_780,
 }
 THINNER = {
+    "vit": ("network.width=48",),
+    "wrn": ("network.depth=10", "network.widen=1"),
     "biggan": ("network.channels=16",),
     "dcgan": ("network.channels=16",),
     "song-unet": ("network.channels=16",),
@@ -140,11 +163,15 @@ def known_spec(name: str) -> DataSpec:
 def tiny(name: str, folder: Path) -> list[str]:
     """Overrides that put two batches of noise of the right shape and classes in the place of the data."""
     spec = known_spec(name)
-    if spec.kind != "image":
+    if spec.kind == "vector":
         return ["data.count=32", "data.batch_size=2"]
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (8, *spec.shape[1:], spec.shape[0]), dtype=np.uint8)
     path = folder / "tiny.npz"
+    if spec.kind == "points":
+        labels = {"arr_1": np.arange(20) % spec.classes} if spec.classes else {}
+        np.savez(path, arr_0=rng.normal(size=(20, 32, 3)).astype(np.float32), **labels)
+        return [f"data={{name: npz, path: {json.dumps(str(path))}, batch_size: 2}}"]
+    pixels = rng.integers(0, 256, (8, *spec.shape[1:], spec.shape[0]), dtype=np.uint8)
     labels = {"arr_1": np.full(8, spec.classes - 1)} if spec.classes else {}
     np.savez(path, arr_0=pixels, **labels)
     changes = [f"data={{name: npz, path: {json.dumps(str(path))}, batch_size: 2}}"]
@@ -157,6 +184,10 @@ def tiny(name: str, folder: Path) -> list[str]:
 def thin(name: str) -> list[str]:
     if base_of(name) is not None:
         return []  # what is large is the base: `small`
+    if name.startswith("lion/"):
+        parts = ("vae.encoder", "vae.decoder", "point_prior.network")
+        small = [f"model.{part}={SMALL_CLOUDS}" for part in parts]
+        return [*small, "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
     network = resolved(name).recipe.model.network.name
     return [f"model.{change}" for change in THINNER.get(network, ()) if name in PAPER]
 
@@ -173,7 +204,21 @@ def small(name: str, folder: Path) -> list[str]:
         path = folder / "base.yaml"
         path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
         changes.append(f"base={json.dumps(str(path))}")
+    if (
+        resolved(name).recipe.family == "lace"
+    ):  # labels by measures alone: there is no labeller to train on noise
+        changes += ["model.attributes={slant: {source: measure, measure: slant}}", "model.latents=64"]
     return changes
+
+
+def started(name: str, folder: Path) -> list[str]:
+    """The override that names a run to fine-tune, trained for one step, where the recipe asks for one."""
+    if getattr(resolved(name).recipe.model, "guided", None) is None:
+        return []
+    run = train(
+        "lion/shapes-small", [*tiny("lion/shapes-small", folder), *ONE_STEP], run_dir=folder / "start"
+    ).run
+    return [f"model.guided.start={json.dumps(str(run))}"]
 
 
 ONE_STEP = ("trainer.max_steps=1", "trainer.compile=false")
@@ -243,7 +288,7 @@ def test_the_recipes_own_sampling_and_judging_are_possible(name: str, tmp_path: 
 
 @pytest.mark.parametrize("name", shipped.names())
 def test_one_step_on_tiny_data_and_what_comes_of_it(name: str, tmp_path: Path) -> None:
-    changes = [*small(name, tmp_path), *trained_base(name, tmp_path), *ONE_STEP]
+    changes = [*small(name, tmp_path), *trained_base(name, tmp_path), *started(name, tmp_path), *ONE_STEP]
     done = train(name, changes, run_dir=tmp_path / "run")
     assert done.steps == 1
     assert done.loss is not None

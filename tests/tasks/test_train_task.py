@@ -18,6 +18,7 @@ from gentool.data import StepBatches, open_set
 from gentool.errors import UserError
 from gentool.recipes.resolve import leaves, resolve
 from gentool.runs.weights import load_weights
+from gentool.tasks.status import Status
 from gentool.tasks.train import Trained, build_module, train
 from tests.tasks.runs import TINY, Ended, gentool
 
@@ -84,6 +85,41 @@ def test_dry_run_for_people(call: Call) -> None:
     assert done.code == 0
     for word in ("optimizer.eps", "default", "parameters", "memory", "speed", "steps/s"):
         assert word in done.out
+
+
+def test_dry_run_shares_the_batch_over_the_devices(call: Call) -> None:
+    """Weights lie on each device, a share of the batch's activations, and a ring all-reduce moves the gradient."""
+    alone = call("train", *TINY, "--dry-run", "--json").json
+    shared = call("train", *TINY, "--devices", 4, "--nodes", 8, "--dry-run", "--json").json
+    assert (alone["processes"], shared["processes"]) == (1, 32)
+    assert alone["communication_bytes"] == 0
+    assert shared["communication_bytes"] == 2 * 4 * alone["parameters"]["total"] * 31 // 32
+    fixed = 4 * 5 * alone["parameters"]["total"]
+    activations = [found["memory_bytes"] - fixed for found in (alone, shared)]
+    assert activations[1] == pytest.approx(activations[0] / 32, abs=1)
+    done = call("train", *TINY, "--devices", 4, "--nodes", 8, "--dry-run")
+    assert "devices     32" in done.out
+
+
+def test_progress_tells_loss_speed_memory_and_epsilon() -> None:
+    """Anew with each row of the log, and not in between."""
+    seen: list[tuple[int, dict[str, float]]] = []
+    spent = iter((0.5, 0.75))
+    status = Status(
+        lambda step, total, figures: seen.append((step, dict(figures))),
+        lambda: torch.device("cpu"),
+        lambda: next(spent),
+    )
+    rows = [{}, {"loss": 2.0, "images_per_second": 10.0}, {"loss": 1.0, "images_per_second": 20.0}]
+    for step, row in enumerate((rows[0], rows[1], rows[1], rows[2])):
+        status(step, 4, row)
+    assert seen[0] == (0, {})
+    assert seen[1][1] == seen[2][1]
+    assert [(f["loss"], f["images/s"], f["epsilon"]) for _, f in seen[2:]] == [
+        (2.0, 10.0, 0.5),
+        (1.0, 20.0, 0.75),
+    ]
+    assert seen[3][1]["GiB"] > 0.05  # this process has imported torch
 
 
 def test_dry_run_needs_no_data(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

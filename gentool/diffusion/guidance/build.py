@@ -12,7 +12,7 @@ from gentool.diffusion.guidance.catalog import (
 )
 from gentool.diffusion.guidance.classifier import Classifier, Gain, LogProb
 from gentool.diffusion.guidance.classifier_free import Adaptive, ClassifierFree, Projected
-from gentool.diffusion.guidance.compose import Rule, compose
+from gentool.diffusion.guidance.compose import Null, Rule, compose
 from gentool.diffusion.guidance.perturbed import Perturbed
 from gentool.diffusion.predictor import Guidance
 from gentool.errors import UserError
@@ -21,7 +21,7 @@ from gentool.errors import UserError
 def build(
     spec: Spec,
     *,
-    null_label: int | None,
+    null_label: Null | None,
     label_dropout: float,
     has_attention: bool,
     log_prob: LogProb | None = None,
@@ -31,7 +31,8 @@ def build(
 
     Args:
         spec: from `catalog.check`.
-        null_label: the number of classes, None for an unconditional model.
+        null_label: the number of classes, or what turns conditions into ones that say nothing; None for an
+            unconditional model.
         label_dropout: the share of labels that training replaced by the null label.
         has_attention: the network has self-attention; the caller then gives the predictor the variant
             `"perturbed"`.
@@ -79,7 +80,7 @@ _CLASSIFIER_FREE: dict[str, Callable[..., Rule]] = {
 
 
 def _check_labels(
-    name: str, options: ClassifierFreeOptions, null_label: int | None, label_dropout: float
+    name: str, options: ClassifierFreeOptions, null_label: Null | None, label_dropout: float
 ) -> None:
     if null_label is None:
         raise UserError(f"{name}: this model was trained without labels; take pag, or train with labels")

@@ -7,7 +7,7 @@ three network calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,9 @@ from gentool.errors import UserError
 
 PERTURBED = "perturbed"
 """The network variant that perturbed-attention guidance calls."""
+
+Null = int | Callable[[Tensor], Tensor]
+"""What an unlabelled sample is told: the null label, or conditions (B, ...) of any kind to those that say nothing."""
 
 Rows = Tensor | bool
 """Which samples of the batch: a (B,) mask, or all (True) or none (False) at no look at the device."""
@@ -76,7 +79,7 @@ class Composed:
     """The rules as one `gentool.diffusion.predictor.Guidance`; its memory is the tuple of theirs."""
 
     rules: tuple[Rule, ...]
-    null_label: int | None = None
+    null_label: Null | None = None
 
     def __call__(
         self, call: Call, x: Tensor, sigma: Tensor, label: Tensor | None, memory: Any
@@ -94,7 +97,7 @@ class Composed:
         return x0, tuple(after)
 
 
-def compose(rules: Sequence[Rule], null_label: int | None = None) -> Composed:
+def compose(rules: Sequence[Rule], null_label: Null | None = None) -> Composed:
     """The rules, in order, as one guidance; `null_label` (= classes) is None for an unconditional model."""
     return Composed(tuple(rules), null_label)
 
@@ -105,7 +108,7 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _evaluate(
-    call: Call, x: Tensor, sigma: Tensor, label: Tensor | None, null_label: int | None, wanted: Wanted
+    call: Call, x: Tensor, sigma: Tensor, label: Tensor | None, null_label: Null | None, wanted: Wanted
 ) -> Predictions:
     unlabelled = _static(wanted.unlabelled)
     if unlabelled is False:
@@ -142,12 +145,14 @@ def _both(
     return filled, filled.index_copy(0, without, others)
 
 
-def _labels(label: Tensor | None, null_label: int | None, batch: int) -> tuple[Tensor, Tensor]:
-    """The labels and as many null labels."""
+def _labels(label: Tensor | None, null_label: Null | None, batch: int) -> tuple[Tensor, Tensor]:
+    """The labels (or conditions) and as many that say nothing."""
     if null_label is None:
         raise UserError("this model has no labels, so there is nothing to guide by; drop the guidance")
     if label is None:
         raise UserError("guidance by labels needs a label for every sample; add --label")
+    if callable(null_label):
+        return label, null_label(label)
     if label.shape != (batch,):
         raise UserError(f"expected {batch} labels, one a sample, got shape {tuple(label.shape)}")
     return label, torch.full_like(label, null_label)

@@ -46,12 +46,14 @@ def march(
     h: Tensor,
     carry: tuple[Tensor, ...],
     factor: Callable[[Tensor], Tensor],
+    smallest: float = 0.0,
 ) -> Tensor:
     """Go from lam = start to end; `attempt(x, lam, h, carry)` with lam, h (B,) float64, h signed.
 
-    h: (B,) sizes of the first steps. factor: error (B,) -> change of the size for the next trial.
+    h: (B,) sizes of the first steps. factor: error (B,) -> change of the size for the next trial. smallest: a sample
+    that would need a shorter step is given up, its x NaN, and the others go on.
     """
-    lam = torch.full_like(h, start)
+    lam, lost = torch.full_like(h, start), torch.zeros_like(h, dtype=torch.bool)
     sign = math.copysign(1.0, end - start)
     for _ in range(MAX_TRIALS):
         left = (end - lam).abs()
@@ -66,8 +68,11 @@ def march(
         carry = tuple(torch.where(wide, new, old) for new, old in zip(trial.carry, carry))
         lam = torch.where(accept, torch.where(h == left, torch.full_like(lam, end), lam + sign * h), lam)
         if bool((lam == end).all()):
-            return x
+            return torch.where(lost.view(_column(x)), torch.nan, x)
         h = h * factor(trial.error.clamp(min=1e-10))
+        if smallest:
+            stuck = (h < smallest) & ((end - lam).abs() > smallest)
+            lam, lost = torch.where(stuck, end, lam), lost | stuck
     raise GentoolError(f"no end after {MAX_TRIALS} adaptive steps; loosen rtol and atol")
 
 
@@ -125,8 +130,11 @@ class Rk45(Solver):
 
         return _adaptive_plan(grid, 5, solve)
 
-    def solve(self, x: Tensor, start: float, end: float, slope: Slope) -> Tensor:
-        """dx/dlam = slope(x, lam (B,)) from lam = start to end; lam stands for any variable."""
+    def solve(self, x: Tensor, start: float, end: float, slope: Slope, *, smallest: float = 0.0) -> Tensor:
+        """dx/dlam = slope(x, lam (B,)) from lam = start to end; lam stands for any variable.
+
+        smallest: as of `march`; the slope must be finite.
+        """
 
         def attempt(y: Tensor, lam: Tensor, h: Tensor, carry: tuple[Tensor, ...]) -> Trial:
             wide = h.to(y.dtype).view(_column(y))
@@ -139,7 +147,7 @@ class Rk45(Solver):
         lam = torch.full((x.shape[0],), start, dtype=torch.float64, device=x.device)
         first = slope(x, lam)
         h = self._first_step(x, first, slope, lam, math.copysign(1.0, end - start))
-        return march(attempt, x, start, end, h, (first,), lambda e: (0.9 * e**-0.2).clamp(0.2, 10))
+        return march(attempt, x, start, end, h, (first,), lambda e: (0.9 * e**-0.2).clamp(0.2, 10), smallest)
 
     def _error(self, e: Tensor, x: Tensor, new: Tensor) -> Tensor:
         return _rms(e / (self.atol + self.rtol * torch.maximum(x.abs(), new.abs())))

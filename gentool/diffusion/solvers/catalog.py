@@ -37,6 +37,8 @@ REASONS = {
     "derivative": "it differentiates the network in the noise level, and this one knows discrete levels alone",
     "head": "this run has no head that predicts the derivative: distil one with `gentool train genie/... base=RUN` "
     "and sample that run, or take ttm2, which differentiates the network itself",
+    "variance": "this model learned no variances: train one with model.loss.hybrid, or take ddpm, whose variance is "
+    "small or large",
 }
 """What is told where a model lacks what a solver needs."""
 
@@ -54,7 +56,8 @@ class SolverInfo:
         stochastic: whether it draws noise with the default options.
         needs: what it asks for beyond predictions: `"time"` (depends on the process's time variable),
             `"adaptive"` (chooses its own steps between the ends of the grid: no step callback), `"derivative"`
-            (differentiates the network along the flow), `"head"` (a head that predicts that derivative),
+            (differentiates the network along the flow), `"head"` (a head that predicts that derivative), `"variance"`
+            (variances of ancestral steps that the network learned),
             `"velocity"` (steps states of data and velocity alone; `target` is the class).
         grid: the grid it is published with.
         options: names of the options a recipe may set.
@@ -157,6 +160,9 @@ SOLVERS = SolverCatalog(
     SolverInfo("ddpm", _HERE + "stochastic:Ddpm", "1", "N", "DDPM, 2006.11239",
                "Ancestral sampling with the posterior's small or the prior's large variance",
                grid="trailing", stochastic=True, options=("variance",)),
+    SolverInfo("ddpm-learned", _HERE + "stochastic:DdpmLearned", "1", "N", "Improved DDPM, 2102.09672",
+               "Ancestral sampling with variances that the network learned",
+               grid="trailing", stochastic=True, needs=("variance",)),
     SolverInfo("ddim", _HERE + "stochastic:Ddim", "1", "N", _DDIM,
                "Euler in sigma; eta > 0 adds noise, eta = 1 is ancestral sampling",
                grid="power-t", options=("eta",)),

@@ -38,6 +38,8 @@ class Predict(Protocol):
 
     def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]: ...
 
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]: ...
+
 
 class Wrapped:
     """A predictor in front of another: what a wrapper does not answer itself goes through."""
@@ -50,6 +52,9 @@ class Wrapped:
 
     def derivative(self, x: Tensor, sigma: Tensor | float, *, exact: bool) -> tuple[Tensor, Tensor]:
         return self.predict.derivative(x, sigma, exact=exact)
+
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        return self.predict.with_variance(x, sigma)
 
 
 class State(NamedTuple):

@@ -214,6 +214,11 @@ class AnalyticFirst(Wrapped):
             return self.predict.derivative(x, sigma, exact=exact)
         return self(x, sigma), torch.zeros_like(x)
 
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        if self.asked:
+            return self.predict.with_variance(x, sigma)
+        return self(x, sigma), torch.ones_like(x)  # the large variance: that of data N(0, 1)
+
 
 class Recorded(Wrapped):
     """Keeps what was predicted."""
@@ -230,6 +235,11 @@ class Recorded(Wrapped):
         x0, slope = self.predict.derivative(x, sigma, exact=exact)
         self.seen.append(x0)
         return x0, slope
+
+    def with_variance(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        x0, v = self.predict.with_variance(x, sigma)
+        self.seen.append(x0)
+        return x0, v
 
 
 def _report(

@@ -1,8 +1,7 @@
 """One-call solvers of the reverse SDE, from deterministic to ancestral.
 
-Sources: DDPM (2006.11239), DDIM (2010.02502) eq. 12 and 16, score SDE (2011.13456) appendix E, DPDM
-(2210.09929), k-diffusion's two-stage SDE-DPM-Solver++. All formulas here are in the
-canonical state.
+Sources: DDPM (2006.11239), improved DDPM (2102.09672), DDIM (2010.02502) eq. 12 and 16, score SDE (2011.13456)
+appendix E, DPDM (2210.09929), k-diffusion's two-stage SDE-DPM-Solver++. All formulas here are in the canonical state.
 """
 
 from __future__ import annotations
@@ -22,15 +21,20 @@ from gentool.diffusion.grids import Grid
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.core import (
     STRICT,
+    BrownianClock,
     LinearStep,
     Plan,
+    Predict,
     Prediction,
     Row,
     Solver,
     Stage,
+    State,
     first_order,
     linear_plan,
 )
+from gentool.diffusion.variational import variance_bounds
+from gentool.noise import Noise
 
 
 def ancestral_row(sigma_s: float, sigma_t: float, eta: float) -> Row:
@@ -111,14 +115,34 @@ class Ddpm(Ancestral):
         def row(i: int) -> Row:
             s, t = sigma[i], sigma[i + 1]
             a = (t / s) ** 2
-            noise = (
-                t * math.sqrt(1 - a)
-                if self.variance == "small"
-                else alpha[i] / alpha[i + 1] * s * math.sqrt(1 - a)
-            )
-            return Row(a, (1 - a,), noise)
+            small, large = variance_bounds(s, t, alpha[i], alpha[i + 1])
+            return Row(a, (1 - a,), math.sqrt(small if self.variance == "small" else large))
 
         return row
+
+
+@dataclass(frozen=True, config=STRICT)
+class DdpmLearned(Solver):
+    """Ancestral sampling with the variances that the network learned (improved DDPM, 2102.09672, eq. 15)."""
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def prepare(self, grid: Grid, process: Process) -> Plan:
+        sigma, alpha = grid.sigma.tolist(), process.alpha(grid.t).tolist()
+        clock = BrownianClock(sigma)
+
+        def step(state: State, i: int, predict: Predict, noise: Noise) -> State:
+            s, t = sigma[i], sigma[i + 1]
+            if t == 0:
+                return State(predict(state.x, s))
+            x0, v = predict.with_variance(state.x, s)
+            low, high = (math.log(b) for b in variance_bounds(s, t, alpha[i], alpha[i + 1]))
+            std = ((low + (v + 1) / 2 * (high - low)) / 2).exp()
+            return State(torch.lerp(x0, state.x, (t / s) ** 2) + std * clock(noise, s, t).to(x0.dtype))
+
+        return Plan(step, tuple(sigma), (1,) * grid.steps)
 
 
 @dataclass(frozen=True, config=STRICT)

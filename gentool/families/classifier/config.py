@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from gentool.diffusion.config import DdpmProcess, EdmProcess, ProcessConfig
 from gentool.diffusion.loss_config import DiscreteTimes, LogUniformTimes, TimesConfig
 from gentool.families.base import Family
-from gentool.networks.config import ClassifierConfig, ResNet
-from gentool.recipes.schema import Recipe, Strict
+from gentool.networks.config import ClassifierConfig, ResNet, Wrn
+from gentool.recipes.schema import Misfit, Recipe, Strict
 
 
 class Noise(Strict):
@@ -53,6 +53,17 @@ class ClassifierModel(Strict):
 class ClassifierRecipe(Recipe):
     model: ClassifierModel = ClassifierModel()
     """The network and the noise it sees."""
+
+    @model_validator(mode="after")
+    def _private_norm(self) -> Self:
+        network = self.model.network
+        if self.privacy is not None and isinstance(network, Wrn) and network.norm == "batch":
+            raise Misfit(
+                "model.network.norm",
+                "batch normalisation computes with the whole batch, so that one record moves the gradients of all: "
+                "private training takes group",
+            )
+        return self
 
 
 FAMILY = Family(

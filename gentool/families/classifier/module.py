@@ -23,6 +23,7 @@ from gentool.networks.classifier import Classifier
 from gentool.networks.config import ResNet
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
+from gentool.training.augment import shifted
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Guide, SampleRequest
@@ -186,6 +187,11 @@ class ClassifierModule(GenModule):
             return None
         return x.new_full((len(x),), level or self.process.train_sigma_min)
 
+    @property
+    def in_parts(self) -> bool:
+        """Not where parts of a batch are normalised otherwise than the whole."""
+        return not any(isinstance(part, nn.BatchNorm2d) for part in self.modules())
+
     def judge(self) -> Judge:
         return Judge(lambda x: self.model.features(x, self._sigma(x)), self.model.network.output, self.device)
 
@@ -218,11 +224,3 @@ def refuse_samples() -> NoReturn:
         "a classifier draws no samples: use it with --guidance classifier=2 --classifier RUN when sampling a "
         "diffusion run"
     )
-
-
-def shifted(x: Tensor, by: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) moved by (B, 2) whole pixels down and right, their borders repeated."""
-    rows = (torch.arange(x.shape[2], device=x.device) - by[:, :1]).clamp(0, x.shape[2] - 1)
-    columns = (torch.arange(x.shape[3], device=x.device) - by[:, 1:]).clamp(0, x.shape[3] - 1)
-    batch = torch.arange(len(x), device=x.device)[:, None, None]
-    return x[batch, :, rows[:, :, None], columns[:, None, :]].movedim(3, 1)

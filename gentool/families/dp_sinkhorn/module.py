@@ -18,6 +18,7 @@ from gentool.families.dp_sinkhorn.mechanism import release
 from gentool.networks.oneshot import Generator, measure_statistics
 from gentool.noise import mix
 from gentool.recipes.schema import Sample
+from gentool.training.latent import LatentGenerator
 from gentool.training.module import GenModule
 from gentool.training.one_shot import ONE_SHOT
 from gentool.training.sampling import Drawn, Guide, SampleRequest, check_one_shot
@@ -161,6 +162,16 @@ class DpSinkhornModule(GenModule):
         if getattr(request.settings, THRESHOLD, False):
             x = torch.where(x < 0, -1.0, x)
         return Drawn(x.float(), nfe=1.0, manifest={"latent": self.model.latent})
+
+    def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
+        if self.classes:
+            raise UserError(
+                "this generator takes a class label beside its latent: train it with model.conditional=false"
+            )
+        if truncation != 1:
+            raise UserError("a one-shot generator of uniform latents has no truncation")
+        size = self.model.latent
+        return LatentGenerator(size, size, lambda z: z, lambda z: self.model(torch.special.ndtr(z)).float())
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         check_one_shot(settings, guide, frozenset({THRESHOLD}))

@@ -22,6 +22,7 @@ from gentool.networks.stylegan2 import Generator, LayerNoise
 from gentool.networks.stylegan2_discriminator import Discriminator
 from gentool.recipes.schema import Optimizer, Sample
 from gentool.training.adversarial import AdversarialModule, frozen, gradient_squares
+from gentool.training.latent import LatentGenerator
 from gentool.training.one_shot import ONE_SHOT
 from gentool.training.sampling import Drawn, Guide, SampleRequest, check_one_shot
 
@@ -246,6 +247,20 @@ class Stylegan2Module(AdversarialModule):
             noise = settings.noise
         manifest = {"latent": model.latent, "truncation": settings.truncation, "noise": settings.noise}
         return Drawn(model.synthesis(w, noise).float(), nfe=1.0, manifest=manifest)
+
+    def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
+        """With the layers' noise constant: what is labelled, led and judged is one picture a latent."""
+        if self.classes:
+            raise UserError(
+                "this generator takes a class label beside its latent: train it with model.conditional=false"
+            )
+        model = self.model
+        return LatentGenerator(
+            latent=model.latent,
+            width=model.style,
+            map=lambda z: model.truncated(model.mapping(z), truncation),
+            pictures=lambda w: model.synthesis(w, "const").float(),
+        )
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         check_one_shot(settings, guide, OWN_SAMPLING)

@@ -68,6 +68,16 @@ def test_what_is_said_wins_and_reaches_the_objects() -> None:
         ({"process": {"name": "ddpm", "beta_min": 0.5}}, "must not exceed"),
         ({"precond": {"name": "edm", "sigma_data": 0}}, "greater than 0"),
         ({"loss": {"times": {"name": "discrete"}}}, "needs the ddpm process"),
+        ({"loss": {"hybrid": 0.001}}, "the ddpm process, not edm"),
+        ({"process": {"name": "ddpm"}, "loss": {"hybrid": 0}}, "greater than 0"),
+        (
+            {"process": {"name": "ddpm"}, "loss": {"hybrid": 0.001, "times": {"name": "uniform-t"}}},
+            "needs loss.times discrete, not uniform-t",
+        ),
+        (
+            {"process": {"name": "ddpm"}, "precond": {"name": "iddpm"}, "loss": {"hybrid": 0.001}},
+            "throws its variances away",
+        ),
         ({"process": {"name": "edm", "sigma_max": float("nan")}}, "finite"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentool.diffusion.predictor import Predictor
 from gentool.diffusion.process import Process
-from tests.diffusion.heads import perfect_head
+from tests.diffusion.heads import known_data, perfect_head
 
 
 class VP(Process):
@@ -167,8 +167,10 @@ def gaussian(std: float, mean: float = 0.0) -> Exact:
 
 
 def exact(denoise: Exact, **options: Any) -> Predictor:
-    """A float64 predictor of an exact denoiser, with a perfect head."""
-    return Predictor(denoise, derive=perfect_head(denoise), dtype=torch.float64, **options)
+    """A float64 predictor of an exact denoiser, with a perfect head and the variances of known data."""
+    return Predictor(
+        denoise, derive=perfect_head(denoise), spread=known_data(denoise), dtype=torch.float64, **options
+    )
 
 
 def starts(process: Process, count: int = 64) -> Tensor:

@@ -16,7 +16,7 @@ from gentool.errors import UserError
 from gentool.registry import resolve
 
 ASKED_FOR = [
-    *("ddpm", "ddim", "sddim", "euler", "heun", "euler-maruyama", "pc", "edm"),
+    *("ddpm", "ddpm-learned", "ddim", "sddim", "euler", "heun", "euler-maruyama", "pc", "edm"),
     *("dpm-1", "dpm-2", "dpm-3", "dpm-fast", "dpm-adaptive", "dpm-2m"),
     *("dpmpp-2m", "dpmpp-3m", "dpmpp-3m-exact", "dpmpp-2s", "dpmpp-3s"),
     *("dpmpp-sde", "dpmpp-2m-sde", "dpmpp-3m-sde", "dpmpp-2s-sde"),

@@ -56,6 +56,7 @@ SAME = [
     ("GHVB of whole order is iPNDM", ("ghvb", {"order": 4.0}), ("ipndm", {"order": 4})),
     ("heavy ball with beta 1 is iPNDM", ("plms-hb", {"beta": 1.0, "order": 3}), ("ipndm", {"order": 3})),
     ("ancestral-small is DDIM with eta 1", ("ddpm", {}), ("ddim", {"eta": 1.0})),
+    ("learned variances at their low end are ancestral-small", ("ddpm-learned", {}), ("ddpm", {})),
     ("SDE 2M with eta 0 is 2M", ("dpmpp-2m-sde", {"eta": 0.0}), ("dpmpp-2m", {})),
     ("SDE 1 with eta 0 is ddim", ("dpmpp-sde", {"eta": 0.0}), ("ddim", {})),
     ("SDE 2S with eta 0 is 2S", ("dpmpp-2s-sde", {"eta": 0.0, "r": 0.4}), ("dpmpp-2s", {"r": 0.4})),

@@ -1,0 +1,189 @@
+"""Shapes as clouds of equally many points, in one frame. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gentool.data.choice import class_numbers
+from gentool.data.source import Source
+from gentool.data.spec import DataSpec, Fault, Frame
+from gentool.errors import CorruptError, UserError
+
+if TYPE_CHECKING:
+    from gentool.data.cloud_options import CloudConfig
+    from gentool.data.options import Split
+
+FEW = "shapes with fewer points than `points`: some are repeated"
+MIXED = 20.0
+"""Boxes of one set whose diagonals differ by more than this factor are worth a notice."""
+
+
+def random_of(*parts: int | str) -> np.random.Generator:
+    """A generator keyed by the parts, the same for ever."""
+    text = "\x1f".join(map(str, parts))
+    key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+@dataclass(eq=False)
+class Shapes(ABC):
+    """The shapes of one split, by number.
+
+    Attributes:
+        where: the file or folder, for messages.
+        names: of each shape, what messages call it (its file).
+        labels: (N,) int64, -1 for none.
+        class_names: the classes.
+        notes, skipped: as of `Source`.
+    """
+
+    surface: ClassVar[bool] = False
+    """Whether points are drawn from a surface, as many as are asked for, instead of chosen among stored ones."""
+
+    where: str
+    names: list[str]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    notes: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[Fault, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @abstractmethod
+    def pool(self, i: int) -> np.ndarray:
+        """(P, 3) float32: what is stored of shape i, or a fixed dense draw from its surface; the statistics' base.
+
+        Raises:
+            CorruptError: it cannot be read.
+        """
+
+    def drawn_from(self, i: int, view: int | None) -> np.ndarray:
+        """The points that `draw` chooses among."""
+        return self.pool(i)
+
+    def draw(self, i: int, count: int, view: int | None) -> np.ndarray:
+        """(count, 3) float32 points of shape i.
+
+        Args:
+            view: which of the random draws; None is the one that tests use: the first points, as they are stored.
+        """
+        pool = self.drawn_from(i, view)
+        random = random_of("points", i, -1 if view is None else view)
+        chosen = np.arange(len(pool)) if view is None else random.permutation(len(pool))
+        missing = count - len(pool)
+        if missing > 0:
+            chosen = np.concatenate([chosen, random.integers(0, len(pool), missing)])
+        return pool[chosen[:count]]
+
+
+def checked(points: np.ndarray, where: str) -> np.ndarray:
+    """Points (P, 3) of any float type as float32.
+
+    Raises:
+        CorruptError: another shape, no points, NaN or infinity, or all points in one place.
+    """
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0 or points.dtype.kind != "f":
+        raise CorruptError(f"expected points (P, 3) of floats, found {points.shape} {points.dtype}", where)
+    points = np.ascontiguousarray(points, np.float32)
+    if not np.isfinite(points).all():
+        raise CorruptError(f"point {int(np.argmin(np.isfinite(points).all(1)))} holds NaN or infinity", where)
+    if not np.ptp(points, axis=0).any():
+        raise CorruptError("all its points lie in one place", where)
+    return points
+
+
+def upright(points: np.ndarray, up: str) -> np.ndarray:
+    """Points (..., 3) turned so that the axis `up` of the files points along y."""
+    return points if up == "y" else np.stack([points[..., 0], points[..., 2], -points[..., 1]], -1)
+
+
+def boxed(points: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Points shifted and scaled so that the box of `pool` is centred and its longest side is [-1, 1]."""
+    low, high = pool.min(0), pool.max(0)
+    return (points - (low + high) / 2) / ((high - low).max() / 2)
+
+
+class CloudSource(Source):
+    """Clouds drawn from shapes and normalised; every shape is read once at the start, so that faults show there.
+
+    Args:
+        frame: of the training shapes, for a test part; None measures it here.
+
+    Raises:
+        CorruptError: a shape that cannot be read; names its file.
+        UserError: there are none.
+    """
+
+    def __init__(self, shapes: Shapes, config: CloudConfig, split: Split, frame: Frame | None = None) -> None:
+        if len(shapes) == 0:
+            raise UserError(f"has no shapes for {split!r}", shapes.where)
+        self.shapes, self.points, self.train = shapes, config.points, split == "train"
+        self.views = config.views if self.train else 1
+        counted = np.ones(len(shapes), bool)
+        if config.classes is not None:
+            numbers = class_numbers(config.classes, shapes.class_names, shapes.where)
+            counted = np.isin(shapes.labels, numbers)
+        whole = config.normalise == "global"
+        measured = self._measure(counted, config.points, whole)
+        self.frame = frame or (measured if whole else Frame(config.normalise))
+        names = shapes.class_names
+        spec = DataSpec("points", (config.points, 3), len(names), names, self.frame)
+        labels = np.repeat(shapes.labels, self.views)
+        super().__init__(shapes.where, spec, labels, self.notes, shapes.skipped)
+
+    def _measure(self, counted: np.ndarray, points: int, whole: bool) -> Frame:
+        """The frame `global` of the shapes that are counted; notes what is odd about them."""
+        total, squares, size, few, diagonals = np.zeros(3), 0.0, 0, 0, []
+        for i in np.flatnonzero(counted):
+            pool = self.shapes.pool(int(i)).astype(np.float64)
+            total += pool.sum(0)
+            squares += float(np.square(pool).sum())
+            size += len(pool)
+            few += len(pool) < points and not self.shapes.surface
+            diagonals.append(float(np.linalg.norm(np.ptp(pool, axis=0))))
+        self.notes = dict(self.shapes.notes)
+        if few:
+            self.notes[FEW] = few
+        if whole and diagonals and max(diagonals) > MIXED * min(diagonals):
+            ratio = max(diagonals) / min(diagonals)
+            self.notes[f"shapes of very different size (up to {ratio:.0f} times): normalise: shape-box"] = 1
+        if size == 0:
+            raise UserError("no shapes of these classes", self.shapes.where)
+        mean = total / size
+        # One deviation of all coordinates about their one mean, as PointFlow has it: shapes keep their proportions.
+        std = np.sqrt(squares / (3 * size) - float(mean.mean()) ** 2)
+        return Frame("global", (float(mean[0]), float(mean[1]), float(mean[2])), float(std))
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), self.points, 3), np.float32)
+        for slot, row in zip(out, rows):
+            i, view = divmod(int(row), self.views)
+            cloud = self.shapes.draw(i, self.points, view if self.train else None)
+            if self.frame.mode == "shape-box":
+                cloud = boxed(cloud, self.shapes.pool(i))
+            slot[:] = (cloud - np.array(self.frame.centre)) / self.frame.scale
+        return out
+
+    def digest(self) -> str:
+        total = hashlib.sha256(repr(self.frame).encode())
+        for i in range(len(self.shapes)):
+            total.update(np.ascontiguousarray(self.shapes.pool(i), "<f4").data)
+        total.update(np.ascontiguousarray(self.labels, "<i8").data)
+        return total.hexdigest()
+
+
+def shape_faults(shapes: Shapes) -> Iterator[Fault]:
+    """Every shape that cannot be read, and those left out."""
+    yield from shapes.skipped
+    for i in range(len(shapes)):
+        try:
+            shapes.pool(i)
+        except CorruptError as error:
+            yield Fault(error.where or shapes.names[i], error.message)

@@ -1,0 +1,137 @@
+"""Points drawn from the surfaces of meshes, which trimesh reads. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gentool.data.clouds import Shapes, checked, random_of, upright
+from gentool.data.spec import Fault
+from gentool.errors import CorruptError, UserError
+
+POOL = 4096
+"""Points of the fixed draw that a set's statistics and each shape's box are measured on."""
+SHARE = 4
+"""A file without faces serves as a cloud when it has at least a quarter as many vertices as points are wanted."""
+BARE = "files without faces: their vertices are the points"
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Triangles (F, 3, 3), or bare points (P, 3) where a file has no faces."""
+
+    corners: np.ndarray
+    areas: np.ndarray
+
+    def draw(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """(count, 3) float32 points, uniform by area."""
+        if self.corners.ndim == 2:
+            order = random.permutation(len(self.corners))
+            more = random.integers(0, len(order), max(0, count - len(order)))
+            return self.corners[np.concatenate([order, more])[:count]].astype(np.float32)
+        return on_triangles(self.corners, self.areas, count, random)[0].astype(np.float32)
+
+
+def triangle_areas(corners: np.ndarray) -> np.ndarray:
+    """(F, 3, 3) -> (F,)."""
+    a, b, c = corners.swapaxes(0, 1)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+
+
+def on_triangles(
+    corners: np.ndarray, areas: np.ndarray, count: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(count, 3) points uniform by area on triangles (F, 3, 3), and the triangle of each (count,)."""
+    edges = np.cumsum(areas)
+    face = np.searchsorted(edges, random.random(count) * edges[-1], side="right").clip(max=len(areas) - 1)
+    # The square root makes barycentric coordinates uniform over the triangle.
+    root, share = np.sqrt(random.random((count, 1))), random.random((count, 1))
+    a, b, c = corners[face].swapaxes(0, 1)
+    return (1 - root) * a + root * (1 - share) * b + root * share * c, face
+
+
+def read_mesh(path: Path, points: int) -> Surface:
+    """The surface of a mesh file; its vertices where it has no faces but enough of them for `points`.
+
+    Raises:
+        UserError: trimesh is not installed.
+        CorruptError: it cannot be read, is empty, has NaN or infinity, or neither area nor extent.
+    """
+    where = str(path)
+    try:
+        import trimesh
+    except ImportError:
+        raise UserError("reading meshes needs trimesh: install gentool[mesh]", where) from None
+    try:
+        # Textures and materials are skipped: a missing .mtl or picture is no fault of the shape.
+        mesh: Any = trimesh.load(path, force="mesh", process=False, skip_materials=True)
+    except Exception as error:  # whatever the readers of four formats raise on damaged files
+        raise CorruptError(f"cannot be read as a mesh ({type(error).__name__}: {error})", where) from error
+    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+    if len(vertices) == 0:
+        raise CorruptError("has no vertices", where)
+    if len(faces) == 0:
+        if len(vertices) < points / SHARE:
+            raise CorruptError(
+                f"has no faces, and {len(vertices)} vertices are too few for {points} points", where
+            )
+        return Surface(checked(vertices, where).astype(np.float64), np.ones(len(vertices)))
+    checked(vertices[np.unique(faces)], where)
+    corners = vertices[faces]
+    areas = triangle_areas(corners)
+    if not areas.sum() > 0:
+        raise CorruptError("its faces have no area", where)
+    return Surface(corners, areas)
+
+
+@dataclass(eq=False)
+class MeshShapes(Shapes):
+    """Meshes read once, at the start: those that cannot be read are left out and named."""
+
+    surface: ClassVar[bool] = True
+
+    surfaces: list[Surface] = field(default_factory=list)
+    up: str = "y"
+
+    @classmethod
+    def of(
+        cls, where: str, listed: tuple[Sequence[tuple[Path, int]], tuple[str, ...]], points: int, up: str
+    ) -> MeshShapes:
+        """From (file, label) pairs and the class names.
+
+        Raises:
+            CorruptError: none of the files can be read.
+        """
+        files, class_names = listed
+        names, labels, surfaces, skipped, bare = [], [], [], [], 0
+        for file, label in files:
+            try:
+                surface = read_mesh(file, points)
+            except CorruptError as error:
+                skipped.append(Fault(error.where or str(file), error.message))
+                continue
+            bare += surface.corners.ndim == 2
+            names.append(str(file))
+            labels.append(label)
+            surfaces.append(surface)
+        if files and not surfaces:
+            raise CorruptError(
+                f"none of {len(files)} meshes can be used: {skipped[0].message}", skipped[0].where
+            )
+        notes = {BARE: bare} if bare else {}
+        marks = np.array(labels, np.int64)
+        return cls(where, names, marks, class_names, notes, tuple(skipped), surfaces, up)
+
+    def pool(self, i: int) -> np.ndarray:
+        return self._draw(i, POOL, "pool")
+
+    def draw(self, i: int, count: int, view: int | None) -> np.ndarray:
+        return self._draw(i, count, "test" if view is None else f"view {view}")
+
+    def _draw(self, i: int, count: int, what: str) -> np.ndarray:
+        random = random_of(what, Path(self.names[i]).name)
+        return upright(self.surfaces[i].draw(count, random), self.up)

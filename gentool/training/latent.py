@@ -1,0 +1,25 @@
+"""Generators of a standard normal latent, as those see them who lead, invert or read the latent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentGenerator:
+    """A trained generator in two halves, both differentiable and without randomness: z -> w -> picture.
+
+    Attributes:
+        latent: dimensions of z, standard normal.
+        width: dimensions of w, the space between, which is easier to read than z; z itself where there is none.
+        map: z (B, latent) -> w (B, width).
+        pictures: w (B, width) -> (B, C, H, W), nominally in [-1, 1].
+    """
+
+    latent: int
+    width: int
+    map: Callable[[Tensor], Tensor]
+    pictures: Callable[[Tensor], Tensor]

@@ -1,0 +1,218 @@
+"""LACE's classifiers: labels from all three sources, what is masked, what is held, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gentool import families
+from gentool.data import open_set
+from gentool.errors import RecipeError, UserError
+from gentool.families.lace.control import Anchors, Target
+from gentool.families.lace.energy import Operators
+from gentool.families.lace.formula import parse
+from gentool.families.lace.module import LaceModule
+from gentool.families.lace.network import LatentClassifier, masked_losses
+from gentool.noise import Noise
+from gentool.recipes.resolve import resolve_text
+from gentool.tasks.build import build_module
+
+SLANT = "slant: {source: measure, measure: slant}"
+THICK = "thick: {source: measure, measure: thickness, above: 0.5}"
+
+
+def made(attributes: str, more: str = "latents: 300", said: list[str] | None = None) -> LaceModule:
+    text = "family: lace\ndata: {name: digits, limit: 200}\nbase: stylegan2/digits8-small\nema: null\n"
+    text += f"model: {{attributes: {{{attributes}}}, {more}}}\n"
+    recipe = resolve_text(text, "case", families.recipe_schema).recipe
+    data = open_set(recipe.data, "train")
+    module = build_module(recipe, data.spec)
+    assert isinstance(module, LaceModule)
+    if said is not None:
+        module.say = said.append
+    module.fit_to_data(data)
+    return module.eval()
+
+
+def test_the_published_network() -> None:
+    """512 -> 384 -> 256 -> 128 and the heads."""
+    model = LatentClassifier(512, 4, 128, {"glasses": 2, "yaw": 1})
+    shapes = [tuple(p.shape) for p in model.parameters() if p.dim() == 2]
+    assert shapes == [(384, 512), (256, 384), (128, 256), (2, 128), (1, 128)]
+
+
+def test_missing_labels_are_masked_head_by_head() -> None:
+    outputs = {"a": torch.randn(3, 4, requires_grad=True), "b": torch.randn(3, 1, requires_grad=True)}
+    labels = {"a": torch.tensor([2.0, -1, 0]), "b": torch.tensor([-1.0, 0.5, 0.25])}
+    losses = masked_losses(outputs, labels)
+    assert float(losses[1].detach()) == pytest.approx(
+        float((outputs["b"][1, 0].detach() - 0.5) ** 2 / 2), rel=1e-5
+    )
+    assert float(losses[0].detach()) == pytest.approx(
+        float(-outputs["a"][0].detach().log_softmax(0)[2]), rel=1e-5
+    )
+    losses.sum().backward()
+    assert outputs["a"].grad is not None
+    assert outputs["b"].grad is not None
+    assert outputs["a"].grad[1].abs().max() == 0
+    assert outputs["b"].grad[0].abs().max() == 0
+    assert outputs["a"].grad[2].abs().min() > 0
+
+
+def test_labels_are_those_of_the_generators_own_samples() -> None:
+    """Latent i is sample i's; a measure is scaled by its percentiles over the data, and cut there."""
+    module = made(f"{SLANT}, {THICK}")
+    w, known = module.labelled()
+    z = Noise(0, range(5), (64,)).normal("prior")
+    torch.testing.assert_close(w[:5], module.generator.map(z))
+    assert set(known["thick"].tolist()) <= {0.0, 1.0}
+    assert 0 <= float(known["slant"].min()) <= float(known["slant"].max()) <= 1
+    low, high = module.model.ranges[0].tolist()
+    assert -1 < low < 0 < high < 1
+    pictures = module.generator.pictures(w[:5])
+    torch.testing.assert_close(module.read("slant", pictures), known["slant"][:5])
+
+
+def test_what_is_excluded_is_not_learnt() -> None:
+    said: list[str] = []
+    module = made(f"{SLANT}, {THICK}", 'latents: 300, exclude: "thick and slant=1"', said)
+    w, known = module.labelled()
+    whole = made(f"{SLANT}, {THICK}").labelled()[1]
+    left_out = (whole["thick"] == 1) & (whole["slant"] > 0.5)
+    assert len(w) == 300 - int(left_out.sum()) < 300
+    assert not ((known["thick"] == 1) & (known["slant"] > 0.5)).any()
+    assert any("latents are left out" in line for line in said)
+
+
+def test_a_table_of_labels(tmp_path: Path) -> None:
+    """By sample number, classes by name or number; what is empty, None, -1 or no class is missing, and counted."""
+    path = tmp_path / "labels.csv"
+    rows = [
+        "index,mood,age",
+        "0,happy,20",
+        "1,1,70",
+        "2,None,",
+        "3,puzzled,abc",
+        "7,-1,45",
+        "4,sad,45",
+        "999,sad,1",
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    said: list[str] = []
+    module = made(
+        f"mood: {{source: table, path: '{path}', classes: [sad, happy]}}, "
+        f"years: {{source: table, path: '{path}', column: age}}",
+        "latents: 10",
+        said,
+    )
+    _, known = module.labelled()
+    assert known["mood"].tolist() == [1, 1, -1, -1, 0, -1, -1, -1, -1, -1]
+    years = known["years"]
+    assert (years[[2, 3, 5, 6]] == -1).all()
+    assert float(years[0]) == 0
+    assert float(years[1]) == 1
+    assert 0.4 < float(years[4]) < 0.6
+    assert any("3 of 7 labels of mood are missing" in line for line in said)
+    assert module.attributes()["years"].low == pytest.approx(20, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("index,age\nx,3\n", "labels.csv:2: expected the number of a sample, not 'x'"),
+        ("number,age\n1,3\n", "has no column 'index' (there are: number, age)"),
+        ("index,size\n1,3\n", "has no column 'age'"),
+        ("index,age\n1,3\n2,3\n", "does not vary"),
+    ],
+)
+def test_a_table_that_cannot_be_used(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        made(f"age: {{source: table, path: '{path}'}}")
+    assert words in str(caught.value)
+
+
+def test_a_table_that_is_not_there() -> None:
+    with pytest.raises(UserError, match=r"nosuch\.csv: cannot be read"):
+        made("age: {source: table, path: nosuch.csv}")
+
+
+def test_one_class_alone_is_refused_and_few_of_one_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("index,mood\n" + "\n".join(f"{i},happy" for i in range(100)))
+    attribute = f"mood: {{source: table, path: '{path}', classes: [sad, happy]}}"
+    with pytest.raises(
+        UserError, match=r"model\.attributes\.mood: one class alone is there \(sad: 0, happy: 100\)"
+    ):
+        made(attribute).labelled()
+    path.write_text("index,mood\n" + "\n".join(f"{i},{'sad' if i < 3 else 'happy'}" for i in range(100)))
+    said: list[str] = []
+    made(attribute, said=said).labelled()
+    assert "mood: sad: 3, happy: 97; warning: fewer than 50 of sad" in said
+    path.write_text("index,mood\n" + "\n".join(f"{i},None" for i in range(100)))
+    with pytest.raises(UserError, match="no labels at all"):
+        made(attribute).labelled()
+
+
+def test_a_labeller_must_fit(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"attributes\.digit\.run: it tells 10 classes apart, not 3"):
+        made("digit: {source: classifier, run: classifier/digits-small, classes: [a, b, c]}").labelled()
+    with pytest.raises(UserError, match="no classifier"):
+        made("digit: {source: classifier, run: quickstart}").labelled()
+    module = made("digit: {source: classifier, run: classifier/digits-small, min_confidence: 0.999}")
+    assert (module.label(range(50))[1]["digit"] == -1).all()  # an untrained one is never that sure
+    assert len(module.model.digests()["digit"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("attributes: {and: {source: measure, measure: ink}}", "a name that formulas can use"),
+        ("attributes: {a b: {source: measure, measure: ink}}", "a name that formulas can use"),
+        ("attributes: {}", "attributes"),
+        ("attributes: {a: {source: measure, measure: size}}", "expected one of slant, thickness, ink"),
+        ("attributes: {a: {source: guess}}", "source"),
+        ("attributes: {a: {source: measure, measure: ink}}, truncation: 0.0", "above 0 and of at most 1"),
+        ("attributes: {a: {source: measure, measure: ink}}, depth: 1", "of at least 2"),
+    ],
+)
+def test_recipes_that_are_refused(change: str, words: str) -> None:
+    text = f"family: lace\ndata: {{name: digits}}\nbase: stylegan2/digits8-small\nmodel: {{{change}}}\n"
+    with pytest.raises(RecipeError) as caught:
+        resolve_text(text, "case", families.recipe_schema)
+    assert words in str(caught.value)
+
+
+def test_generators_that_cannot_be_led() -> None:
+    text = "family: lace\ndata: {{name: digits}}\nbase: {}\nmodel: {{attributes: {{{}}}{}}}\n"
+    for base, more, words in (
+        ("stylegan2/digits8-conditional-small", "", "model.conditional=false"),
+        ("quickstart", "", "no generator of one Gaussian latent"),
+        ("dp-sinkhorn/digits-small", "", "model.conditional=false"),
+        ("stylegan2/digits8-small", ", exclude: digit=3", "unknown attribute 'digit'"),
+    ):
+        recipe = resolve_text(text.format(base, SLANT, more), "case", families.recipe_schema).recipe
+        with pytest.raises(UserError, match=words):
+            build_module(recipe, open_set(recipe.data, "train").spec)
+
+
+def test_the_anchors_hold_the_latent_and_only_the_heads_that_are_not_edited() -> None:
+    module = made(f"{SLANT}, {THICK}, ink: {{source: measure, measure: ink}}").requires_grad_(False)
+    z = module.latents(1, range(4))
+    node = parse("thick and slant=0.5", module.attributes())
+    moved = z + 0.1 * torch.randn_like(z)
+
+    def value(near: float, logits: float, at: torch.Tensor) -> torch.Tensor:
+        return Target(module, node, Operators(), Anchors(near, logits), z)(at)
+
+    free = Target(module, node, Operators(), Anchors())(moved)
+    w, heads = module.generator.map(moved), module.heads(moved)
+    apart = (moved - z).square().sum(1) + (w - module.generator.map(z)).square().sum(1)
+    torch.testing.assert_close(value(0.5, 0, moved), free - 0.5 * apart)
+    # `ink` is the one head that is not edited
+    said = (heads["ink"] - module.heads(z)["ink"]).square().sum(1)
+    torch.testing.assert_close(value(0, 2, moved), free - 2 * said)
+    torch.testing.assert_close(value(7, 3, z), value(0, 0, z))

@@ -1,0 +1,37 @@
+"""What a method of `gentool edit` tells the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Given = Mapping[str, Any]
+"""The command's parameters by name; None where an option was not given."""
+SHARED = frozenset(
+    {"run", "source", "method", "out", "seed", "batch_size", "count", "classifier", "json", "quiet"}
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of editing.
+
+    Attributes:
+        summary: one line.
+        run: parses, calls the task, and prints.
+        options: the parameters it reads beside `SHARED`.
+        source: whether INPUT is asked for; if not it is refused; None takes it or does without.
+        required: options that it cannot do without.
+    """
+
+    summary: str
+    run: Callable[[Given], None]
+    options: frozenset[str]
+    source: bool | None = False
+    required: tuple[str, ...] = ()
+
+
+def flag(key: str) -> str:
+    """How a parameter is written on the command line."""
+    return {"change": "--set", "count": "--sample", "source": "INPUT"}.get(key, "--" + key.replace("_", "-"))

@@ -30,6 +30,7 @@ FAMILIES: Registry[Family] = Registry(
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
         "lace": "gentool.families.lace.config:FAMILY",
+        "editgan": "gentool.families.editgan.config:FAMILY",
         "stylegan2": "gentool.families.stylegan2.config:FAMILY",
     },
     group="gentool.families",

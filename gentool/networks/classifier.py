@@ -92,6 +92,14 @@ class ResNetClassifier(Classifier):
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(width, classes)
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What every block gives (B, C_i, h_i, w_i) of clean images: features to compare them by, place by place."""
+        found, h = [], self.input(x)
+        for block in self.blocks:
+            h = block(h, None)
+            found.append(h)
+        return found
+
     def extract(self, x: Tensor, c_noise: Tensor | None) -> Tensor:
         emb = None if self.mapping is None else F.silu(self.mapping(c_noise, None, None))
         h = self.input(x)

@@ -9,6 +9,7 @@ import typer
 
 from gentool.cli.edit_methods import METHODS, choose
 from gentool.cli.output import Json, Quiet
+from gentool.errors import UserError
 
 app = typer.Typer(add_completion=False)
 
@@ -21,13 +22,16 @@ def _option(*names: str, metavar: str | None = None, help: str, **more: Any) -> 
 def edit(
     ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")],
-    method: Annotated[str, _option(metavar="NAME", help=f"{', '.join(METHODS)}.")],
     source: Annotated[
         str | None,
         typer.Argument(
             metavar="INPUT",
             help="Inversions: a picture, a folder, an .h5 or .npz, or a data set. Shapes: clouds.",
         ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        _option(metavar="NAME", help=f"{', '.join(METHODS)}. With --mask or --vector: editgan."),
     ] = None,
     out: Annotated[Path | None, _option("-o", "--out", metavar="OUT", help="As of gentool sample.")] = None,
     count: Annotated[
@@ -52,7 +56,7 @@ def edit(
         str | None, _option(metavar="L", help="steer: the model's own class labels (default: all in turn).")
     ] = None,
     iterations: Annotated[
-        int | None, _option(min=1, metavar="N", help="steer: gradients taken (20).")
+        int | None, _option(min=1, metavar="N", help="steer: gradients taken (20). editgan: steps (60).")
     ] = None,
     rate: Annotated[
         float | None, _option(metavar="R", help="steer: length of a move, against the noise's own (0.05).")
@@ -99,7 +103,8 @@ def edit(
         _option(metavar="L", help="Inversions: what the picture is (default: its label, else none)."),
     ] = None,
     scale: Annotated[
-        float | None, _option(metavar="W", help="Inversions: guidance of the edit (1: none).")
+        float | None,
+        _option(metavar="W", help="Inversions: guidance of the edit (1: none). editgan: of the vector (1)."),
     ] = None,
     from_scale: Annotated[
         float | None, _option(metavar="W", help="Inversions: guidance of the inversion (1: none).")
@@ -116,6 +121,38 @@ def edit(
     ] = None,
     repeat_channels: Annotated[
         bool | None, _option("--repeat-channels", help="Inversions: repeat gray pictures to RGB.")
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        _option(
+            metavar="PNG", help="editgan: the label map as it should be, its pixels' values the classes."
+        ),
+    ] = None,
+    relabel: Annotated[
+        list[str] | None,
+        _option(metavar="A=B", help="editgan: in place of a mask, all of class A becomes B."),
+    ] = None,
+    vector: Annotated[
+        Path | None, _option(metavar="FILE", help="editgan: apply an editing vector, --scale times.")
+    ] = None,
+    save_vector: Annotated[
+        Path | None, _option(metavar="FILE", help="editgan: keep the edit as a vector (.safetensors).")
+    ] = None,
+    refine: Annotated[
+        int | None, _option(min=0, metavar="N", help="editgan: steps that rid a vector of side effects (0).")
+    ] = None,
+    invert_steps: Annotated[
+        int | None, _option(min=0, metavar="N", help="editgan: steps from the encoder's codes on (100).")
+    ] = None,
+    region: Annotated[
+        str | None,
+        _option(
+            metavar="NAME",
+            help="editgan: what may change: painted (where labels differ; default), classes (all of theirs).",
+        ),
+    ] = None,
+    paste: Annotated[
+        bool | None, _option("--paste", help="editgan: put the region alone back into the photo.")
     ] = None,
     frames: Annotated[
         int | None, _option(metavar="N", help="interpolate: shapes from end to end (8).")
@@ -143,9 +180,14 @@ def edit(
     steer moves the noise that samples start from up the gradient of a classifier's log probability, taken exactly
     through the whole sampler. ddpm-inversion takes a real picture apart into the noise of an ancestral sampler, and
     draws it again under another label or guidance; ddim-inversion does so with the deterministic one. lace leads the
-    latents of a generator to a formula over attributes that classifiers of the latents know.
+    latents of a generator to a formula over attributes that classifiers of the latents know. editgan changes a picture by
+    repainting its label map.
 
     Beside OUT lies a panel, before above after. An option that a method does not read is refused.
     """
     given = {key: value for key, value in ctx.params.items() if value not in (None, [], ())}
+    if method is None:
+        if not given.keys() & {"mask", "relabel", "vector"}:
+            raise UserError(f"is missing (there are: {', '.join(METHODS)})", "--method")
+        method = "editgan"
     choose(method, given).run(ctx.params)

@@ -6,13 +6,14 @@ about it.
 
 from __future__ import annotations
 
-from gentool.cli.edit_methods import clouds, invert, lace, steer
+from gentool.cli.edit_methods import clouds, editgan, invert, lace, steer
 from gentool.cli.edit_methods.base import SHARED, Given, Method, flag
 from gentool.errors import UserError, did_you_mean
 
 METHODS: dict[str, Method] = {
     "steer": steer.STEER,
     "lace": lace.LACE,
+    "editgan": editgan.EDITGAN,
     "ddpm-inversion": invert.DDPM,
     "ddim-inversion": invert.DDIM,
     "interpolate": clouds.INTERPOLATE,

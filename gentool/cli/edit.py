@@ -104,7 +104,7 @@ def edit(
     ] = None,
     scale: Annotated[
         float | None,
-        _option(metavar="W", help="Inversions: guidance of the edit (1: none). editgan: of the vector (1)."),
+        _option(metavar="W", help="Inversions: guidance of the edit (1: none). editgan: the vector (1)."),
     ] = None,
     from_scale: Annotated[
         float | None, _option(metavar="W", help="Inversions: guidance of the inversion (1: none).")
@@ -180,8 +180,8 @@ def edit(
     steer moves the noise that samples start from up the gradient of a classifier's log probability, taken exactly
     through the whole sampler. ddpm-inversion takes a real picture apart into the noise of an ancestral sampler, and
     draws it again under another label or guidance; ddim-inversion does so with the deterministic one. lace leads the
-    latents of a generator to a formula over attributes that classifiers of the latents know. editgan changes a picture by
-    repainting its label map.
+    latents of a generator to a formula over attributes that classifiers of the latents know. editgan changes a
+    picture by repainting its label map.
 
     Beside OUT lies a panel, before above after. An option that a method does not read is refused.
     """

@@ -145,7 +145,7 @@ def edit(
         "vector": None if wish.vector is None else str(wish.vector),
         "scale": wish.scale,
         "steps": wish.refine if wish.vector else wish.steps,
-        "perceptual": classifier or resolved.recipe.model.perceptual,  # type: ignore[attr-defined]
+        "perceptual": classifier or resolved.recipe.model.perceptual,
     }
     provenance = {
         **describe_machine(),
@@ -242,7 +242,7 @@ class _Changes:
             self._seen(labels.unique().tolist(), str(wish.mask))
             self.mask = labels[None]
         if wish.vector is not None:
-            shape = (module.generator.synthesis.num_ws, module.generator.style)
+            shape = (module.styles, module.width)
             self.vector = load_vector(wish.vector, module.digest(), shape, names)
 
     def _class(self, name: str) -> int:

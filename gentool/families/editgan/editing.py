@@ -59,7 +59,7 @@ class Found:
 
 
 def ramp(t: float) -> float:
-    """The published rate over t in [0, 1], as a share of the largest: up over a twentieth, down over the last quarter."""
+    """The published rate over t in [0, 1], as a share of the largest: up over 1/20, down over the last quarter."""
     down = min(1.0, (1 - t) / 0.25)
     return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, t / 0.05)
 

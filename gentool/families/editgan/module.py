@@ -56,6 +56,10 @@ class EditganModule(GenModule):
     """A step: the heads by cross-entropy of labelled pixels, the encoder by samples and real pictures.
 
     The labelled samples are a function of the recipe and the generator alone: a resumed run makes them again.
+
+    Attributes:
+        class_names: of the labels.
+        styles, width: of W+ codes.
     """
 
     draws_samples = False
@@ -88,6 +92,7 @@ class EditganModule(GenModule):
         self.class_names = STROKES if isinstance(config.labels, FromStrokes) else config.labels.classes
         synthesis = generator.synthesis
         hidden = config.hidden or head_widths(len(self.class_names))
+        self.styles, self.width = synthesis.num_ws, generator.style
         heads = LabelHeads(config.heads, feature_channels(generator), hidden, len(self.class_names))
         self.model = Parts(heads, Encoder(config.encoder, spec.shape, synthesis.num_ws, generator.style))
         self.model.encoder.centre.copy_(generator.mapping.w_avg)

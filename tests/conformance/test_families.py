@@ -78,6 +78,11 @@ CASES = {
         f"{DIGITS}base: stylegan2/digits8-small\nmodel: {{attributes: {{slant: {{source: measure, measure: slant}}, "
         "ink: {source: measure, measure: ink, above: 0.5}}, latents: 256, depth: 3, width: 16}",
     ),
+    "editgan": (
+        "editgan",
+        f"{DIGITS}base: stylegan2/digits8-small\nmodel: {{heads: 2, hidden: [8, 4], fewest: 0, "
+        "encoder: {channels: 4, most: 8, samples: 4}}",
+    ),
     "classifier": (
         "classifier",
         f"{DIGITS}model: {{network: {{channels: 8, mult: [1, 2]}}, flip: true, shift: 1}}",

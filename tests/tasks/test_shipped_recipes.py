@@ -85,6 +85,8 @@ PARAMETERS = {
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
     "lace/digits-small": 30_143,
+    "editgan/digits8-small": 0,
+    "editgan/mnist32-small": 0,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,

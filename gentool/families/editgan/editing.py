@@ -79,13 +79,14 @@ def descend(
     """
     ws = start.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([ws], 1.0)
-    best, least, first = start.detach().clone(), torch.full((len(ws),), torch.inf, device=ws.device), None
+    best, first = start.detach().clone(), None
+    least = torch.full((len(ws),), torch.inf, device=ws.device, dtype=ws.dtype)
     for step in range(steps + 1):
         with torch.enable_grad():
             total, judged = loss(ws)
             if step < steps and total.requires_grad:
                 (ws.grad,) = torch.autograd.grad(total.sum(), ws)
-        judged = judged.detach()
+        judged = judged.detach().to(ws.dtype)
         first = judged if first is None else first
         better = judged < least
         best[better], least[better] = ws.detach()[better], judged[better]

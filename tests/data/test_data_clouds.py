@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,15 @@ def test_the_frame_is_kept_by_packing(tmp_path: Path) -> None:
     assert inspected["frame"]["scale"] == made.spec.frame.scale  # type: ignore[union-attr]
     assert len(inspected["box"]["median"]) == 3
     assert run.invoke(app, ["check", str(out)]).exit_code == 0
+
+
+def test_a_run_keeps_the_frame_beside_the_shape() -> None:
+    spec = opened("shapes", count=2, points=32).spec
+    back = data.DataSpec.read(json.loads(json.dumps(asdict(spec))))
+    assert back == spec
+    assert back.frame == spec.frame
+    older = {key: value for key, value in asdict(spec).items() if key != "frame"}
+    assert data.DataSpec.read(older).frame is None
 
 
 # --- draws ---

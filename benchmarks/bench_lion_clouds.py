@@ -52,7 +52,7 @@ class Scale:
     draws: int
 
 
-QUICK = Scale("lion/mnist-clouds-small", (), 400, 700, 100, 200, 2)
+QUICK = Scale("lion/mnist-clouds-small", (), 1000, 3000, 100, 200, 2)
 GPU = Scale(
     "lion/shapes-small",
     (
@@ -238,7 +238,7 @@ def claims(
         rows = [100 * row["1-nna-cd"] for row in figures[name]]
         return f"{nna[name]:.1f} ({min(rows):.1f} to {max(rows):.1f})"
 
-    few = "a few hundred steps: both are far from converged"
+    few = "a few thousand steps: both are far from converged"
     times = scale.ancestral / 25
     return [
         Claim(

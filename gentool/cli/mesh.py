@@ -36,7 +36,9 @@ def mesh(
         ),
     ] = None,
     resolution: Annotated[int, typer.Option(metavar="R", help="Nodes of the grid along each side.")] = 128,
-    sigma: Annotated[float, typer.Option(metavar="S", help="Smoothing; 1 is a Gaussian of 0.32 cells.")] = 2.0,
+    sigma: Annotated[
+        float, typer.Option(metavar="S", help="Smoothing; 1 is a Gaussian of 0.32 cells.")
+    ] = 2.0,
     steps: Annotated[
         int, typer.Option(min=0, metavar="K", help="Steps that move points and normals towards the cloud.")
     ] = 0,

@@ -53,7 +53,8 @@ def _corners(points: Tensor, resolution: int) -> list[tuple[Tensor, Tensor]]:
         for axis in range(3)
     ]  # fmt: skip
     return [
-        ((x * resolution + y) * resolution + z, a * b * c) for (x, a), (y, b), (z, c) in itertools.product(*sides)
+        ((x * resolution + y) * resolution + z, a * b * c)
+        for (x, a), (y, b), (z, c) in itertools.product(*sides)
     ]
 
 
@@ -78,7 +79,9 @@ def potential(field: Tensor, sigma: float) -> Tensor:
     # A real signal's highest frequency has no sign, and so no first derivative.
     slopes = [torch.where(2 * f.abs() == resolution, 0.0, f) for f in axes]
     waves = torch.fft.rfftn(field, dim=(2, 3, 4))
-    divergence = sum((slope * wave for slope, wave in zip(slopes, waves.unbind(1))), torch.zeros_like(waves[:, 0]))
+    divergence = sum(
+        (slope * wave for slope, wave in zip(slopes, waves.unbind(1))), torch.zeros_like(waves[:, 0])
+    )
     smooth = torch.exp(-2 * (sigma / resolution) ** 2 * size)
     kernel = smooth / (2 * math.pi * size.clamp_min(1))  # the frequency 0 has no divergence
     return torch.fft.irfftn(-1j * kernel * divergence, s=field.shape[2:], dim=(1, 2, 3))

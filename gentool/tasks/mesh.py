@@ -91,9 +91,19 @@ def mesh_file(
             )
         clouds, marks = found.array[:count], found.labels
         labels = np.zeros(len(clouds), np.int64) if marks is None else marks[:count]
-    out = out or Path(f"{Path(source).with_suffix('')}-meshes" if Path(source).exists() else f"{source}-meshes")
+    out = out or Path(
+        f"{Path(source).with_suffix('')}-meshes" if Path(source).exists() else f"{source}-meshes"
+    )
     return mesh_clouds(
-        clouds, labels, out, source=source, mesher=mesher, options=options, suffix=suffix, report=report, say=say
+        clouds,
+        labels,
+        out,
+        source=source,
+        mesher=mesher,
+        options=options,
+        suffix=suffix,
+        report=report,
+        say=say,
     )
 
 
@@ -124,7 +134,11 @@ def check_place(out: Path, count: int) -> None:
         raise UserError(f"one file for {count} meshes: name a folder, or take --count 1", str(out))
     if suffix not in ("", ".png", *SUFFIXES):
         raise UserError(f"cannot write meshes as {suffix}; use a folder, .ply, .obj or .png", str(out))
-    if suffix == "" and out.exists() and not (out.is_dir() and ((out / PICTURE).is_file() or not any(out.iterdir()))):
+    if (
+        suffix == ""
+        and out.exists()
+        and not (out.is_dir() and ((out / PICTURE).is_file() or not any(out.iterdir())))
+    ):
         raise UserError("exists and holds other things; name a new folder", str(out))
     check_writable(out.absolute().parent)
 

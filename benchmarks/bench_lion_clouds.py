@@ -34,6 +34,9 @@ LARGER = (
     "model.style_prior={width: 512, blocks: 8, dropout: 0.1}",
 )
 
+SATURATED = 95.0
+"""From here on (percent) 1-NNA tells no two models apart, and a comparison by it holds for nobody."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -49,7 +52,7 @@ class Scale:
     draws: int
 
 
-QUICK = Scale("lion/mnist-clouds-small", (), 400, 700, 100, 200, 2)
+QUICK = Scale("lion/mnist-clouds-small", (), 1000, 3000, 100, 200, 2)
 GPU = Scale(
     "lion/shapes-small",
     (
@@ -235,7 +238,7 @@ def claims(
         rows = [100 * row["1-nna-cd"] for row in figures[name]]
         return f"{nna[name]:.1f} ({min(rows):.1f} to {max(rows):.1f})"
 
-    few = "a few hundred steps: both are far from converged"
+    few = "a few thousand steps: both are far from converged"
     times = scale.ancestral / 25
     return [
         Claim(
@@ -243,7 +246,7 @@ def claims(
             "airplanes 67.4 against PVD's 73.8, chairs 53.7 against 56.3",
             told("lion"),
             f"the same U-Net on the points, {scale.vae + scale.priors} steps: {told('points')}",
-            nna["lion"] <= nna["points"] + 5,
+            nna["lion"] <= nna["points"] + 5 and nna["lion"] < SATURATED,
             few,
         ),
         Claim(
@@ -265,7 +268,7 @@ def claims(
             "25 steps where 1000 are taken otherwise, 0.9 s for 27 s a shape",
             told("lion"),
             told("lion, ancestral"),
-            nna["lion"] <= nna["lion, ancestral"] + 3,
+            nna["lion"] <= nna["lion, ancestral"] + 3 and nna["lion"] < SATURATED,
             few,
         ),
     ]

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("gentool.cli.evaluate", "Judge a run or a samples file."),
     "purify": ("gentool.cli.purify", "Clean pictures with a diffusion run."),
     "edit": ("gentool.cli.edit", "Edit pictures, and show them before and after."),
+    "mesh": ("gentool.cli.mesh", "Turn clouds of points into closed meshes."),
     "export": ("gentool.cli.export", "Write what can be published of a run."),
     "privacy-account": ("gentool.cli.privacy_account", "Account for differential privacy."),
     "recipes": ("gentool.cli.recipes", "List, show, copy and check recipes."),

@@ -112,6 +112,14 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    mesh: Annotated[
+        bool,
+        typer.Option("--mesh", help="Clouds: write closed meshes too, in OUT-meshes (see gentool mesh)."),
+    ] = False,
+    mesher: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="With --mesh: as of gentool mesh.", show_default=False),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -133,7 +141,11 @@ def sample(
         "options": _options(option) if option else None,
         "guidance": _rules(guidance) if guidance else None,
     }
+    if mesher is not None and not mesh:
+        raise UserError("is for --mesh", "--mesher")
     if compare is not None:
+        if mesh:
+            raise UserError("draws pictures of several solvers; mesh samples of one", "--compare")
         if solver is not None or option or devices > 1:
             raise UserError("takes each solver with its default options, on one device", "--compare")
         from gentool.cli.compare import compare_solvers
@@ -172,6 +184,8 @@ def sample(
             preset=preset,
             settings={key: value for key, value in settings.items() if value is not None},
             changes=change or (),
+            mesh=mesh,
+            mesher=mesher,
             on_sample=lambda now, total: report(now, total, {}),
             say=lambda line: note(line, quiet),
         )
@@ -180,7 +194,7 @@ def sample(
     note(
         f"{done.count} samples, {done.nfe:g} network calls each ({done.solver}), {done.seconds:.1f} s", quiet
     )
-    result = {
+    result: dict[str, Any] = {
         "path": str(done.path),
         "count": done.count,
         "nfe": done.nfe,
@@ -188,6 +202,9 @@ def sample(
         "solver": done.solver,
         "seed": done.seed,
     }
+    if done.meshes is not None:
+        result["meshes"] = str(done.meshes)
+        note(f"meshes: {done.meshes}", quiet)
     emit(result, str(done.path), json)
 
 

@@ -24,6 +24,8 @@ class CloudConfig(DataConfig):
     normalise: Normalisation = "global"
     """global: shift and scale by the mean and the standard deviation over all training shapes; shape-box: each
     shape's box to [-1, 1] by its longest side; none: as stored."""
+    normals: bool = False
+    """Examples of (points, 6): each point's unit outward normal after its place. For sets that know their surfaces."""
     views: Positive = 1
     """Random draws of the points of each training shape, each an example of its own; test clouds are drawn once."""
 
@@ -72,7 +74,7 @@ class CloudFolderConfig(CloudConfig):
         names = tuple(str(name) for name in self.classes or () if isinstance(name, str))
         if not names or len(names) != len(self.classes or ()):
             return None
-        return DataSpec("points", (self.points, 3), len(names), names)
+        return DataSpec("points", (self.points, 6 if self.normals else 3), len(names), names)
 
 
 class ThreePartConfig(CloudFolderConfig):

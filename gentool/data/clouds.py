@@ -56,6 +56,14 @@ class Shapes(ABC):
     def __len__(self) -> int:
         return len(self.names)
 
+    def oriented(self, i: int, count: int, view: int | None) -> np.ndarray:
+        """(count, 6) float32: the points of `draw`, each with the unit outward normal of the surface there.
+
+        Raises:
+            UserError: these shapes know no normals.
+        """
+        raise UserError("its shapes have no normals: leave out data.normals", self.where)
+
     @abstractmethod
     def pool(self, i: int) -> np.ndarray:
         """(P, 3) float32: what is stored of shape i, or a fixed dense draw from its surface; the statistics' base.
@@ -134,7 +142,9 @@ class CloudSource(Source):
         measured = self._measure(counted, config.points, whole)
         self.frame = frame or (measured if whole else Frame(config.normalise))
         names = shapes.class_names
-        spec = DataSpec("points", (config.points, 3), len(names), names, self.frame)
+        self.normals = config.normals
+        width = 6 if config.normals else 3
+        spec = DataSpec("points", (config.points, width), len(names), names, self.frame)
         labels = np.repeat(shapes.labels, self.views)
         super().__init__(shapes.where, spec, labels, self.notes, shapes.skipped)
 
@@ -162,13 +172,17 @@ class CloudSource(Source):
         return Frame("global", (float(mean[0]), float(mean[1]), float(mean[2])), float(std))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), self.points, 3), np.float32)
+        out = np.empty((len(rows), *self.spec.shape), np.float32)
+        draw = self.shapes.oriented if self.normals else self.shapes.draw
         for slot, row in zip(out, rows):
             i, view = divmod(int(row), self.views)
-            cloud = self.shapes.draw(i, self.points, view if self.train else None)
+            drawn = draw(i, self.points, view if self.train else None)
+            cloud = drawn[:, :3]
             if self.frame.mode == "shape-box":
                 cloud = boxed(cloud, self.shapes.pool(i))
-            slot[:] = (cloud - np.array(self.frame.centre)) / self.frame.scale
+            # shapes keep their proportions, so that normals stay as they are
+            slot[:, :3] = (cloud - np.array(self.frame.centre)) / self.frame.scale
+            slot[:, 3:] = drawn[:, 3:]
         return out
 
     def digest(self) -> str:

@@ -249,4 +249,7 @@ class MadeShapes(Shapes):
         return self.solid(i).draw(POOL, random_of(self.names[i], "pool"))
 
     def draw(self, i: int, count: int, view: int | None) -> np.ndarray:
-        return self.solid(i).draw(count, random_of(self.names[i], -1 if view is None else view))
+        return self.oriented(i, count, view)[:, :3]
+
+    def oriented(self, i: int, count: int, view: int | None) -> np.ndarray:
+        return self.solid(i).oriented(count, random_of(self.names[i], -1 if view is None else view))

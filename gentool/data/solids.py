@@ -24,13 +24,14 @@ class Solid:
 
     Attributes:
         corners: (F, 3, 3) triangles of all parts' surfaces.
-        part: (F,) the part of each triangle.
+        part: (F,) the part of each triangle. normals: (F, 3) of unit length, outwards.
         planes: (E, 4) outward normals and offsets, n x + d <= 0 inside, part after part.
         starts: (parts,) the first plane of each part.
     """
 
     corners: np.ndarray
     part: np.ndarray
+    normals: np.ndarray
     planes: np.ndarray
     starts: np.ndarray
 
@@ -43,6 +44,7 @@ class Solid:
         return cls(
             np.concatenate([hull.points[hull.simplices] for hull in hulls]),
             np.repeat(np.arange(len(hulls)), counts),
+            np.concatenate([hull.equations[:, :3] for hull in hulls]),
             np.concatenate(planes),
             np.cumsum([0, *(len(p) for p in planes)])[:-1],
         )
@@ -54,13 +56,18 @@ class Solid:
 
     def draw(self, count: int, random: np.random.Generator) -> np.ndarray:
         """(count, 3) float32 points, uniform by area on the outer surface."""
+        return self.oriented(count, random)[:, :3]
+
+    def oriented(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """(count, 6) float32: such points, and the unit outward normal at each."""
         areas = triangle_areas(self.corners)
         kept: list[np.ndarray] = []
         while sum(map(len, kept)) < count:
             points, face = on_triangles(self.corners, areas, count + count // 2 + 32, random)
             depth = self.depth(points)
             depth[np.arange(len(points)), self.part[face]] = 0  # a point is on its own part, not inside it
-            kept.append(points[depth.max(1) <= DEPTH])
+            outside = depth.max(1) <= DEPTH
+            kept.append(np.concatenate([points, self.normals[face]], 1)[outside])
         return np.concatenate(kept)[:count].astype(np.float32)
 
 

@@ -27,6 +27,7 @@ FAMILIES: Registry[Family] = Registry(
         "classifier": "gentool.families.classifier.config:FAMILY",
         "ddgan": "gentool.families.ddgan.config:FAMILY",
         "lion": "gentool.families.lion.config:FAMILY",
+        "sap": "gentool.families.sap.config:FAMILY",
         "dp-sinkhorn": "gentool.families.dp_sinkhorn.config:FAMILY",
         "pfgmpp": "gentool.families.pfgmpp.config:FAMILY",
         "lace": "gentool.families.lace.config:FAMILY",

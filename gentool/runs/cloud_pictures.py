@@ -30,12 +30,9 @@ def viewed(points: np.ndarray) -> np.ndarray:
 def render(points: np.ndarray, colour: str = COLOURS[0], side: int = SIDE) -> np.ndarray:
     """A cloud (P, 3) -> (side, side, 3) uint8: each point a sphere on white, nearer ones in front of others."""
     seen = viewed(points.astype(np.float64))
-    low, high = seen.min(0), seen.max(0)
     # Fewer points are larger; the box leaves room for their spheres.
-    pixels = SMOOTH * side
-    radius = pixels * float(np.clip(0.35 / np.sqrt(len(points)), 0.008, 0.04))
-    scale = (pixels - 2 * radius - 2) / max(float((high - low)[:2].max()), 1e-12)
-    seen = (seen - (low + high) / 2) * scale
+    radius = SMOOTH * side * float(np.clip(0.35 / np.sqrt(len(points)), 0.008, 0.04))
+    seen = fitted(seen, SMOOTH * side, radius)
 
     reach = np.arange(-int(radius), int(radius) + 1)
     x, y = (axis.ravel() for axis in np.meshgrid(reach, reach))
@@ -43,19 +40,34 @@ def render(points: np.ndarray, colour: str = COLOURS[0], side: int = SIDE) -> np
     x, y = x[disc], y[disc]
     normals = np.stack([x, y, np.sqrt(radius**2 - x**2 - y**2)], 1) / radius
 
-    column = np.rint(seen[:, :1] + pixels / 2 + x).astype(int).clip(0, pixels - 1)
-    row = np.rint(pixels / 2 - seen[:, 1:2] - y).astype(int).clip(0, pixels - 1)
-    depth = seen[:, 2:] + radius * normals[:, 2]
-    span = max(float(seen[:, 2].max() - seen[:, 2].min()), 1e-12)
+    span = max(float(np.ptp(seen[:, 2])), 1e-12)
     nearness = (seen[:, 2:] - seen[:, 2].min()) / span
-    light = 0.35 + 0.65 * (normals @ LIGHT).clip(0)
-    shade = (light * (0.7 + 0.3 * nearness)).ravel()
+    spots = seen[:, None] + np.stack([x, y, radius * normals[:, 2]], 1)
+    return painted(spots.reshape(-1, 3), (lit(normals) * (0.7 + 0.3 * nearness)).ravel(), colour, side)
 
-    order = np.argsort(depth.ravel(), kind="stable")
-    ink = np.array(ImageColor.getrgb(colour), np.float64)
+
+def fitted(seen: np.ndarray, pixels: int, margin: float) -> np.ndarray:
+    """Points (P, 3) in the viewer's axes, in pixels about the middle of a square with that margin."""
+    low, high = seen.min(0), seen.max(0)
+    scale = (pixels - 2 * margin - 2) / max(float((high - low)[:2].max()), 1e-12)
+    return (seen - (low + high) / 2) * scale
+
+
+def lit(normals: np.ndarray) -> np.ndarray:
+    """Brightness (P,) of surfaces with these normals (P, 3), in the viewer's axes."""
+    return 0.35 + 0.65 * (normals @ LIGHT).clip(0)
+
+
+def painted(spots: np.ndarray, shade: np.ndarray, colour: str, side: int) -> np.ndarray:
+    """Spots (n, 3) of `fitted` pixels with their brightness (n,) on white, the nearest one at each pixel:
+    (side, side, 3) uint8."""
+    pixels = SMOOTH * side
+    column = np.rint(spots[:, 0] + pixels / 2).astype(int).clip(0, pixels - 1)
+    row = np.rint(pixels / 2 - spots[:, 1]).astype(int).clip(0, pixels - 1)
+    order = np.argsort(spots[:, 2], kind="stable")
     page = np.full((pixels, pixels, 3), 255.0)
     # Of several values for one pixel the last stays: the nearest.
-    page[row.ravel()[order], column.ravel()[order]] = shade[order, None] * ink
+    page[row[order], column[order]] = shade[order, None] * np.array(ImageColor.getrgb(colour), np.float64)
     return page.reshape(side, SMOOTH, side, SMOOTH, 3).mean((1, 3)).round().astype(np.uint8)
 
 

@@ -36,7 +36,8 @@ OnSample = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Sampled:
-    """`main`: False in the further processes of several that sample together; they have handed over what they drew."""
+    """`main`: False in the further processes of several that sample together; they have handed over what they drew.
+    `meshes`: the folder of the samples' meshes, where they were asked for."""
 
     path: Path
     count: int
@@ -47,6 +48,7 @@ class Sampled:
     images: np.ndarray
     labels: np.ndarray | None
     main: bool = True
+    meshes: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def sample(
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
+    mesh: bool = False,
+    mesher: str | None = None,
     on_sample: OnSample | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Sampled:
@@ -140,6 +144,8 @@ def sample(
         changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
         classifier: the run whose classifier the guidance rule `classifier` asks.
+        mesh: of clouds: meshes too, in a folder beside the file.
+        mesher: the run whose network makes them, as of `tasks.mesh.mesh_clouds`.
     """
     started, ranks = time.perf_counter(), Ranks.here()
     if devices > 1 and ranks.world > 1:
@@ -168,6 +174,7 @@ def sample(
     out = out or run.samples / default_name(job, solver, count)
     check_output(out, module.spec.kind)
     check_writable(out.parent)
+    meshing = meshes_beside(out, module, count, mesher) if mesh else None
     arrays, nfe = [], []
     with ranks.together():
         for part, calls in _work(job, module, count, devices, ranks):
@@ -195,8 +202,34 @@ def sample(
     if guiding is not None:
         provenance |= {"classifier": guiding.path.name, "classifier_sha256": fingerprint(guiding.weights)}
     write_samples(out, images, labels, provenance)
+    meshes = None if meshing is None else meshing(images, labels, say)
     seconds = time.perf_counter() - started
-    return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels)
+    return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels, meshes=meshes)
+
+
+def meshes_beside(
+    out: Path, module: GenModule, count: int, mesher: str | None
+) -> Callable[[np.ndarray, np.ndarray | None, Callable[[str], None]], Path]:
+    """What writes samples' meshes beside their file; refuses, before any work, what it could not do.
+
+    Raises:
+        UserError: no clouds, or as `tasks.mesh`.
+    """
+    from gentool.points.meshing import MeshOptions
+    from gentool.tasks import mesh as task  # here, not above: it opens runs by what this module offers
+
+    if module.spec.kind != "points":
+        raise UserError(f"--mesh is for clouds of points; these samples are {module.spec.kind} data")
+    task.check_options(MeshOptions(), ".ply")
+    folder = out.with_name(f"{out.stem}-meshes")
+    task.check_place(folder, count)
+    if mesher is not None:
+        task.trained_orient(mesher, torch.device("cpu"))
+
+    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Callable[[str], None]) -> Path:
+        return task.mesh_clouds(clouds, labels, folder, source=str(out), mesher=mesher, say=say).path
+
+    return work
 
 
 def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:

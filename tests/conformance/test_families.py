@@ -125,6 +125,11 @@ CASES = {
         "lion",
         f"{CLOUDS}model: {small_lion(more=', mixed: true, sampler: first, points: 12')}",
     ),
+    "sap": (
+        "sap",
+        "data: {name: shapes, count: 6, points: 96, normals: true, batch_size: 4}\n"
+        "model: {points: 64, resolution: 16, target_sigma: 1.0, width: 8, blocks: 2, grid: 8, levels: 2, offsets: 2}",
+    ),
     "dp-sinkhorn dcgan": (
         "dp-sinkhorn",
         "data: {name: digits, limit: 64, batch_size: 16}\n"

@@ -61,6 +61,8 @@ class LionModule(GenModule):
             raise UserError(
                 f"the lion family models clouds of points; {recipe.data.name} is {spec.kind} data"
             )
+        if spec.shape[-1] != 3:
+            raise UserError("the lion family models points alone, without normals", "data.normals")
         if config.conditional and spec.classes == 0:
             raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
         self.classes = spec.classes if config.conditional else 0

@@ -36,7 +36,9 @@ def mesh(
         ),
     ] = None,
     resolution: Annotated[int, typer.Option(metavar="R", help="Nodes of the grid along each side.")] = 128,
-    sigma: Annotated[float, typer.Option(metavar="S", help="Smoothing; 1 is a Gaussian of 0.32 cells.")] = 2.0,
+    sigma: Annotated[
+        float, typer.Option(metavar="S", help="Smoothing; 1 is a Gaussian of 0.32 cells.")
+    ] = 2.0,
     steps: Annotated[
         int, typer.Option(min=0, metavar="K", help="Steps that move points and normals towards the cloud.")
     ] = 0,
@@ -51,8 +53,8 @@ def mesh(
 ) -> None:
     """Turn clouds of points into closed meshes, in the clouds' own units.
 
-    Points and normals are smeared over a grid, Poisson's equation says what is inside, and its border is the mesh (Shape
-    As Points). A folder holds a file for each cloud and a picture of all. Needs the extra gentool[mesh].
+    Points and normals are smeared over a grid, Poisson's equation says what is inside, and its border is the mesh
+    (Shape As Points). A folder holds a file for each cloud and a picture of all. Needs the extra gentool[mesh].
     """
     from gentool.cli.progress import progress
     from gentool.points.meshing import MeshOptions

@@ -113,7 +113,8 @@ def sample(
         ),
     ] = None,
     mesh: Annotated[
-        bool, typer.Option("--mesh", help="Clouds: write closed meshes too, in OUT-meshes (see gentool mesh).")
+        bool,
+        typer.Option("--mesh", help="Clouds: write closed meshes too, in OUT-meshes (see gentool mesh)."),
     ] = False,
     mesher: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""From a cloud of points to a closed mesh without any training (Peng et al. 2021, Shape As Points, 2106.03452, section 3.2).
+"""From a cloud of points to a closed mesh without any training (Peng et al. 2021, Shape As Points, 2106.03452).
 
 Normals are estimated, and points and normals then moved so that the surface they imply comes nearer to the cloud.
 """
@@ -112,9 +112,7 @@ def mesh_of(cloud: Tensor, options: MeshOptions, orient: Orient = by_planes) -> 
         raise UnusableCloudError("its points and normals enclose nothing") from None
 
 
-def optimised(
-    points: Tensor, normals: Tensor, cloud: Tensor, options: MeshOptions
-) -> tuple[Tensor, Tensor]:
+def optimised(points: Tensor, normals: Tensor, cloud: Tensor, options: MeshOptions) -> tuple[Tensor, Tensor]:
     """Points and normals (M, 3) after steps down the Chamfer distance of their surface's points from the cloud (N, 3).
 
     Adam at 2e-3, falling to a tenth by a cosine; normals start at unit length.

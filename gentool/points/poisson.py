@@ -1,8 +1,8 @@
-"""From points with normals to a solid, differentiably: Poisson's equation on a periodic grid (Peng et al. 2021, Shape As
-Points, 2106.03452, section 3.1).
+"""From points with normals to a solid, differentiably: Poisson's equation on a periodic grid (Peng et al. 2021,
+Shape As Points, 2106.03452, section 3.1).
 
-The unit cube is a torus of r^3 nodes: node i lies at i / r, and what leaves on one side comes in on the other. The field
-chi whose gradient is nearest to the smeared normals v solves lap chi = div v, and in frequencies that is a division.
+The unit cube is a torus of r^3 nodes: node i lies at i / r, and what leaves on one side comes in on the other. The
+field chi whose gradient is nearest to the smeared normals v solves lap chi = div v, and in frequencies that is a division.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def _corners(points: Tensor, resolution: int) -> list[tuple[Tensor, Tensor]]:
         for axis in range(3)
     ]  # fmt: skip
     return [
-        ((x * resolution + y) * resolution + z, a * b * c) for (x, a), (y, b), (z, c) in itertools.product(*sides)
+        ((x * resolution + y) * resolution + z, a * b * c)
+        for (x, a), (y, b), (z, c) in itertools.product(*sides)
     ]
 
 
@@ -78,17 +79,19 @@ def potential(field: Tensor, sigma: float) -> Tensor:
     # A real signal's highest frequency has no sign, and so no first derivative.
     slopes = [torch.where(2 * f.abs() == resolution, 0.0, f) for f in axes]
     waves = torch.fft.rfftn(field, dim=(2, 3, 4))
-    divergence = sum((slope * wave for slope, wave in zip(slopes, waves.unbind(1))), torch.zeros_like(waves[:, 0]))
+    divergence = sum(
+        (slope * wave for slope, wave in zip(slopes, waves.unbind(1))), torch.zeros_like(waves[:, 0])
+    )
     smooth = torch.exp(-2 * (sigma / resolution) ** 2 * size)
     kernel = smooth / (2 * math.pi * size.clamp_min(1))  # the frequency 0 has no divergence
     return torch.fft.irfftn(-1j * kernel * divergence, s=field.shape[2:], dim=(1, 2, 3))
 
 
 def indicator(points: Tensor, normals: Tensor, resolution: int, sigma: float = 2.0) -> Tensor:
-    """How far outside of the solid under oriented points each node is: about -0.5 inside, 0 on the surface, 0.5 outside.
+    """How far outside of the solid under oriented points each node is: about -0.5 inside, 0 on the surface, 0.5 off.
 
-    The mean over the points is exactly 0 and the cube's corner, which must lie outside, exactly 0.5. So neither the number
-    nor the density of the points nor the length of the normals matters, only that they are alike.
+    The mean over the points is exactly 0 and the cube's corner, which must lie outside, exactly 0.5. So neither the
+    number nor the density of the points nor the length of the normals matters, only that they are alike.
 
     Args:
         points: (B, N, 3) in the unit cube, clear of its sides. normals: (B, N, 3), outwards, of any length.

@@ -54,7 +54,9 @@ def attached(mesh: Mesh, phi: Tensor) -> Tensor:
     at = torch.from_numpy(mesh.vertices).to(phi)[None]
     with torch.no_grad():
         steps = torch.eye(3, dtype=phi.dtype, device=phi.device) / (2 * resolution)
-        slope = torch.cat([gather(grid, at + step) - gather(grid, at - step) for step in steps], 2) * resolution
+        slope = (
+            torch.cat([gather(grid, at + step) - gather(grid, at - step) for step in steps], 2) * resolution
+        )
     value = gather(grid, at)
     move = slope / slope.square().sum(2, keepdim=True).clamp_min(1e-6)
     return (at - (value - value.detach()) * move)[0]

@@ -27,6 +27,7 @@ from gentool.tasks.sample import load_run
 
 Report = Callable[[int, int, dict[str, float]], None]
 PICTURE = "meshes.png"
+QUICK = MeshOptions()
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def mesh_file(
     *,
     out: Path | None = None,
     mesher: str | None = None,
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = QUICK,
     suffix: str = ".ply",
     count: int | None = None,
     report: Report = lambda done, total, figures: None,
@@ -91,9 +92,19 @@ def mesh_file(
             )
         clouds, marks = found.array[:count], found.labels
         labels = np.zeros(len(clouds), np.int64) if marks is None else marks[:count]
-    out = out or Path(f"{Path(source).with_suffix('')}-meshes" if Path(source).exists() else f"{source}-meshes")
+    out = out or Path(
+        f"{Path(source).with_suffix('')}-meshes" if Path(source).exists() else f"{source}-meshes"
+    )
     return mesh_clouds(
-        clouds, labels, out, source=source, mesher=mesher, options=options, suffix=suffix, report=report, say=say
+        clouds,
+        labels,
+        out,
+        source=source,
+        mesher=mesher,
+        options=options,
+        suffix=suffix,
+        report=report,
+        say=say,
     )
 
 
@@ -124,7 +135,11 @@ def check_place(out: Path, count: int) -> None:
         raise UserError(f"one file for {count} meshes: name a folder, or take --count 1", str(out))
     if suffix not in ("", ".png", *SUFFIXES):
         raise UserError(f"cannot write meshes as {suffix}; use a folder, .ply, .obj or .png", str(out))
-    if suffix == "" and out.exists() and not (out.is_dir() and ((out / PICTURE).is_file() or not any(out.iterdir()))):
+    if (
+        suffix == ""
+        and out.exists()
+        and not (out.is_dir() and ((out / PICTURE).is_file() or not any(out.iterdir())))
+    ):
         raise UserError("exists and holds other things; name a new folder", str(out))
     check_writable(out.absolute().parent)
 
@@ -136,7 +151,7 @@ def mesh_clouds(
     *,
     source: str,
     mesher: str | None = None,
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = QUICK,
     suffix: str = ".ply",
     report: Report = lambda done, total, figures: None,
     say: Callable[[str], None] = lambda line: None,
@@ -162,7 +177,8 @@ def mesh_clouds(
         "steps": options.steps,
         "seed": options.seed,
     }
-    device, orient = torch.device("cuda" if torch.cuda.is_available() else "cpu"), by_planes
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    orient: Orient = by_planes
     if mesher is not None:
         run, orient = trained_orient(mesher, device)
         how["mesher_sha256"] = run

@@ -51,7 +51,9 @@ class SapRecipe(Recipe):
         if getattr(self.data, "normals", True) is not True:
             raise Misfit("data.normals", "the target is made of points with normals: say true")
         if self.privacy is not None:
-            raise Misfit("privacy", "gradients of single examples through grids of Fourier waves are not supported")
+            raise Misfit(
+                "privacy", "gradients of single examples through grids of Fourier waves are not supported"
+            )
         return self
 
 

@@ -1,4 +1,4 @@
-"""Shape As Points: a noisy cloud to points with normals whose Poisson solid is the shape's (2106.03452, section 3.3)."""
+"""Shape As Points: a noisy cloud to points with normals whose Poisson solid is the shape's (2106.03452)."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ class SapModule(GenModule):
         """Dense points with normals in the unit cube, and the noisy few of them that the network reads."""
         config, dense = self.recipe.model, unit_cube(batch.x.to(self.device))
         count, size = len(dense), dense.shape[1]
-        keys = self.global_draw(
-            count, lambda n: torch.rand(n, size, generator=self.rng, device=self.device)
-        )
+        keys = self.global_draw(count, lambda n: torch.rand(n, size, generator=self.rng, device=self.device))
         few = min(config.points, size)
         noise = self.global_draw(
             count, lambda n: torch.randn(n, few, 3, generator=self.rng, device=self.device)

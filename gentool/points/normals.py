@@ -1,7 +1,7 @@
 """Normals of a cloud that has none: planes through neighbours, outwards where the cloud is seen from.
 
-A spanning tree of neighbours (Hoppe et al. 1992), the usual way to agree on what is outside, goes astray on parts no thicker
-than points are apart: legs, seats, wings. Those are seen from all sides, so here each point faces
+A spanning tree of neighbours (Hoppe et al. 1992), the usual way to agree on what is outside, goes astray on
+parts no thicker than points are apart: legs, seats, wings. Those are seen from all sides, so here each point faces
 those who see it.
 """
 

@@ -3,7 +3,7 @@ Shape As Points, 2106.03452, section 3.1).
 
 The unit cube is a torus of r^3 nodes: node i lies at i / r, and what leaves on one side comes in on the other. The
 field chi whose gradient is nearest to the smeared normals v solves lap chi = div v, and in frequencies that
-is a division. """
+is a division."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ demo: $(STAMP) ## Train, sample and judge a small model of handwritten digits: u
 	gentool evaluate $$run; \
 	echo; printf '%-9s %s\n' run $$run picture $$picture metrics $$run/evaluation.json report $$run/report.html
 
+test test-all test-slurm test-faults: export OMP_NUM_THREADS ?= 1  # two workers at once
+
 test: $(STAMP) ## The fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 

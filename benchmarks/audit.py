@@ -27,7 +27,7 @@ def bounds(hits: int, trials: int) -> tuple[float, float]:
 def proved(caught: int, falsely: int, trials: int, delta: float) -> float:
     """Epsilon below which no (epsilon, delta)-private mechanism shows such rates: TPR <= e^epsilon FPR + delta."""
     true, false = bounds(caught, trials)[0], bounds(falsely, trials)[1]
-    return math.log((true - delta) / false) if true > delta else 0.0
+    return max(0.0, math.log((true - delta) / false)) if true > delta else 0.0
 
 
 def lower_bound(with_it: Tensor, without: Tensor, delta: float) -> float:

@@ -66,8 +66,8 @@ def choose(name: str, given: Given) -> Method:
         )
     if method.source is False and "source" in given:
         raise UserError(
-            f"{name} edits samples of the run; a real picture would have to be inverted to a latent first: leave out "
-            f"{given['source']!r}"
+            f"{name} edits samples of the run, not a picture, which would have to be inverted to a latent first: leave "
+            f"out {given['source']!r}"
         )
     return method
 

@@ -19,7 +19,7 @@ from gentool.networks.stylegan2_config import StyleGenerator
 from gentool.networks.stylegan2_layers import Dense, Mapping, activated, channels_at, clamped
 from gentool.networks.upfirdn import fir_kernel, up_conv, upfirdn2d
 
-Noise = Literal["const", "none"] | Sequence[Tensor]
+LayerNoise = Literal["const", "none"] | Sequence[Tensor]
 """Noise of the layers: the planes that the network keeps, none, or one (B, 1, r, r) a layer (`Synthesis.planes`)."""
 
 Tap = Callable[[str, Tensor], Tensor]
@@ -147,7 +147,7 @@ class Synthesis(nn.Module):
         self.num_ws = len(layers) + 1
         self.feature_names = ["b4.const", *self.layer_names]
 
-    def forward(self, w: Tensor, noise: Noise = "const", tap: Tap = lambda name, x: x) -> Tensor:
+    def forward(self, w: Tensor, noise: LayerNoise = "const", tap: Tap = lambda name, x: x) -> Tensor:
         """Pictures (B, C, size, size), nominally in [-1, 1].
 
         Args:
@@ -174,7 +174,7 @@ class Synthesis(nn.Module):
         assert image is not None
         return image
 
-    def features(self, w: Tensor, noise: Noise = "const") -> list[Tensor]:
+    def features(self, w: Tensor, noise: LayerNoise = "const") -> list[Tensor]:
         """The constant and the map of every convolution, after its activation (B, C, r, r): `feature_names`."""
         found: list[Tensor] = []
 
@@ -188,7 +188,7 @@ class Synthesis(nn.Module):
     def _blocks(self) -> list[tuple[str, SynthesisBlock]]:
         return [(name, child) for name, child in self.named_children() if isinstance(child, SynthesisBlock)]
 
-    def _planes(self, noise: Noise) -> Sequence[Tensor | None]:
+    def _planes(self, noise: LayerNoise) -> Sequence[Tensor | None]:
         if isinstance(noise, str):
             kept = [conv.noise_const for _, block in self._blocks() for conv in block.layers.values()]
             choices: dict[str, Sequence[Tensor | None]] = {"const": kept, "none": [None] * len(kept)}
@@ -215,11 +215,11 @@ class Generator(nn.Module):
         self.synthesis = Synthesis(config, channels, size)
         self.mapping = Mapping(config.latent, classes, config.style, config.layers)
 
-    def forward(self, z: Tensor, label: Tensor | None = None, noise: Noise = "const") -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None = None, noise: LayerNoise = "const") -> Tensor:
         """z (B, latent) standard normal, label (B,) int64 or None -> pictures (B, C, size, size)."""
         return self.synthesis(self.mapping(z, label), noise)
 
-    def features(self, w: Tensor, noise: Noise = "const") -> list[Tensor]:
+    def features(self, w: Tensor, noise: LayerNoise = "const") -> list[Tensor]:
         """What heads on top of the generator read; see `Synthesis.features`."""
         return self.synthesis.features(w, noise)
 

@@ -15,8 +15,8 @@ ADJACENCY = (
     "For replacing one, the sensitivity, and so the noise needed, is twice as large."
 )
 NOISE = (
-    "Gaussian, its standard deviation the noise multiplier times the L2 sensitivity that each plan names with its "
-    "mechanism, drawn afresh and secretly at every step; what is released never depends on how many records joined "
+    "Gaussian, its standard deviation the noise multiplier times the L2 sensitivity (in DP-SGD the clipping norm), "
+    "drawn afresh and secretly at every step; what is released never depends on how many records joined "
     "but through the noised sum, and a step whose batch is empty is taken too."
 )
 _POISSON = (

@@ -94,13 +94,20 @@ class Verdict:
         return found
 
     def scores(
-        self, nodes: Sequence[Node], latents: Sequence[Tensor], stages: Sequence[Tensor], kept: Tensor
+        self,
+        nodes: Sequence[Node],
+        latents: Sequence[Tensor],
+        stages: Sequence[Tensor],
+        kept: Tensor,
+        *,
+        distances: bool = True,
     ) -> Scores:
         """The figures of edits.
 
         Args:
             latents, stages: z (N, d) and pictures before and after every edit.
             kept: (N,) bool, those that count.
+            distances: whether the Frechet distances are wanted.
         """
         reads = [self.read(pictures[kept]) for pictures in stages]
         table = [self._accuracies(node, reads) for node in nodes]
@@ -115,7 +122,9 @@ class Verdict:
             des=edit_strengths([row for row in table if row is not None])
             if known and len(nodes) > 1
             else None,
-            frechet=self._distances({"before": stages[0][kept], "after": stages[-1][kept]}),
+            frechet=self._distances({"before": stages[0][kept], "after": stages[-1][kept]})
+            if distances
+            else None,
             norm={key: float(z.norm(dim=1).mean()) for key, z in ends.items()},
             plausibility={key: float(z.square().mean()) for key, z in ends.items()},
             judge=self.name,

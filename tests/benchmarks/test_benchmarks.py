@@ -257,6 +257,23 @@ def test_modes_at_toy_size(bench: Any) -> None:
 
 
 @pytest.mark.slow
+def test_halting_at_toy_size(bench: Any, tmp_path: Path) -> None:
+    """On digits: every figure that the claims name is there, and dropping is masking."""
+    module = bench("bench_a_vit_mnist")
+    small = ("data.limit=40", "model.network={patch: 2, width: 12, depth: 3, heads: 2}")
+    scale = module.Scale("a-vit/digits-dense-small", "a-vit/digits-small", small, 3, 2, 1, True, 1.3)
+    found = module.study(scale, "data={name: digits, batch_size: 16}", 0, tmp_path)
+    rows = module.claims([found], scale)
+    assert [claim.holds for claim in rows if claim.claim.startswith("dropping tokens gives")] == [True]
+    assert len(rows) == 4
+    ideal = {"accuracy": 0.97, "throughput-ratio": 1.4, "operations-saved": 0.31, "mean-depth": 2.0}
+    made = {"dense": {"accuracy": 0.974}, "tuned": ideal | {"masked_difference": 1e-6}}
+    three = dataclasses.replace(scale, ablation=False)
+    assert [claim.holds for claim in module.claims([made], three)] == [True] * 3
+    made["dense"]["accuracy"] = 0.976
+    assert [claim.holds for claim in module.claims([made], three)] == [False, False, True]
+
+
 def test_genie_at_toy_size(bench: Any) -> None:
     digits, distilled = bench("bench_genie_digits"), bench("distilled")
     tiny = distilled.Plan(

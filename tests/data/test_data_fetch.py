@@ -226,7 +226,7 @@ def test_offline_is_offline(tmp_path: Path, server: Server, monkeypatch: pytest.
 
 def test_every_pinned_file_is_https_with_a_sha256() -> None:
     pinned = [remote for config in CONFIGS.values() for remote in config.remotes]
-    assert len(pinned) == 13
+    assert len(pinned) == 17
     for remote in pinned:
         assert remote.url.startswith("https://")
         assert len(bytes.fromhex(remote.sha256)) == 32

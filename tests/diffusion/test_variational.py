@@ -145,3 +145,31 @@ def test_the_bound_teaches_the_variances_alone():
     torch.testing.assert_close(both[0], plain[0])
     assert plain[1] == 0
     assert both[1] != 0
+
+
+def test_examples_losses_have_gradients_of_their_own_under_vmap():
+    process, net = Ddpm(levels=10), Two()
+    loss = hybrid(DiffusionLoss(Discrete(process), eps_weight), process, 0.001)
+    denoiser = Denoiser(net, VpEps(process), process, variances=True)
+    torch.manual_seed(0)
+    rows = torch.rand(3, 1, 4, 4) * 2 - 1, torch.rand(3, 2).double(), torch.randn(3, 2, 1, 4, 4)
+
+    class Caller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.denoiser = denoiser
+
+        def forward(self, x0: Tensor, u: Tensor, noise: Tensor) -> Tensor:
+            return loss(self.denoiser, x0, None, None, u, noise).sum()
+
+    caller = Caller()
+    weights = dict(caller.named_parameters())
+
+    def one(weights: dict[str, Tensor], *row: Tensor) -> Tensor:
+        return torch.func.functional_call(caller, weights, tuple(v.unsqueeze(0) for v in row))
+
+    each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(weights, *rows)
+    whole = torch.autograd.grad(caller(*rows), list(weights.values()))
+    for name, total in zip(weights, whole, strict=True):
+        torch.testing.assert_close(each[name].sum(0), total, rtol=1e-4, atol=1e-4)
+        assert each[name].unique().numel() == 3

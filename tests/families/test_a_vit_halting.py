@@ -131,6 +131,17 @@ def test_dropping_tokens_equals_masking_them(count: int, seed: int, registers: i
         assert (trace.depth[:, 1 : 1 + registers] == 5).all()
 
 
+@pytest.mark.parametrize("slack", [0.0, 0.3, 1.0])
+def test_how_long_halted_tokens_are_kept_changes_nothing(
+    slack: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = spread(1, registers=1), pictures(40)
+    monkeypatch.setattr("gentool.families.a_vit.dropping.SLACK", slack)
+    trace, dropped = model.trace(x), model.dropped(x)
+    torch.testing.assert_close(dropped.mean, trace.mean, rtol=1e-9, atol=1e-10)
+    assert torch.equal(dropped.depth, trace.depth.minimum(trace.depth[:, :1]))
+
+
 def test_dropping_in_float32_agrees_to_rounding() -> None:
     model, x = spread(0).float(), pictures(64).float()
     assert torch.equal(model.trace(x).depth[:, 0], model.dropped(x).depth[:, 0])

@@ -229,7 +229,7 @@ def test_the_users_classifier_judges_samples_and_the_result_says_which(
 def test_judges_that_cannot_judge_are_refused(
     call: Callable[..., Ended], model: Path, clean: Path, tmp_path: Path
 ) -> None:
-    asked = ["evaluate", model, "-n", "4", "--metric", "label-accuracy", "--classifier"]
+    asked = ["evaluate", model, "-n", "4", "--metric", "fid", "--classifier"]
     call(*asked, model).refused(2, "family edm is no classifier")
     call(*asked, tmp_path / "nowhere").refused(2, "nowhere")
     call(*asked, clean, "--features", "pixels").refused(2, "with pixels nothing would ask it")

@@ -173,17 +173,17 @@ def test_mixed_prediction_at_its_limit_is_exact_for_normal_latents(data: Path) -
         found = part(asked, None).x
         torch.testing.assert_close(found, (expected * asked.noise(shape).normal("prior").double()).float())
     found = module.generation.points(asked, torch.zeros(3, 8), None).x
-    assert float(found.std()) == pytest.approx(float(expected), rel=0.1)
+    assert float(found.detach().std()) == pytest.approx(float(expected), rel=0.1)
 
 
 def test_ancestral_steps_keep_normal_latents_normal(data: Path) -> None:
     """x' = sqrt(alpha) x + sqrt(beta) z, and the last step is a mean: the variance ends at abar_1 = 0.9999."""
     module = module_of(data, ", mixed: true")
     normal_prior(module)
-    asked = request(300, solver="ddpm", steps=1000, grid="trailing", options={"variance": "large"})
+    asked = request(40, solver="ddpm", steps=1000, grid="trailing", options={"variance": "large"})
     found = module.generation.style(asked, None)
     assert found.nfe == 1000
-    assert float(found.x.std()) == pytest.approx(1, abs=0.05)  # 2,400 values: a standard error of 0.014
+    assert float(found.x.std()) == pytest.approx(1, abs=0.13)  # 320 values: a standard error of 0.04
 
 
 def test_mixed_prediction_starts_near_that_limit_and_learns_by_channel(data: Path) -> None:

@@ -261,7 +261,7 @@ def test_p_is_steered_by_the_signs_of_real_logits(bias: float, direction: int) -
     for step in range(8):
         module.step = step
         module.discriminator_loss(x0, None)
-        module._steer(0.6, 4)
+        module._steer()
         seen.append(module.p.item())
     change = direction * 4 * 8 / 1000
     assert seen == pytest.approx([0.5] * 3 + [0.5 + change] * 4 + [0.5 + 2 * change], abs=1e-6)

@@ -16,7 +16,7 @@ from gentool.networks.discriminator import minibatch_std
 from gentool.networks.stylegan2 import Generator, modulated_conv
 from gentool.networks.stylegan2_config import StyleDiscriminator, StyleGenerator
 from gentool.networks.stylegan2_discriminator import Discriminator
-from gentool.networks.stylegan2_layers import Conv, Dense
+from gentool.networks.stylegan2_layers import Conv, Dense, unit_rms
 from gentool.networks.upfirdn import down_conv, fir_kernel, up_conv, upfirdn2d
 
 TINY = StyleGenerator(latent=6, style=5, layers=2, channel_base=64, channel_max=8)
@@ -257,6 +257,7 @@ def test_w_alone_is_the_same_w_for_every_layer() -> None:
 
 def test_the_direction_of_z_alone_matters() -> None:
     g, z = tiny(), normal(4, 6)
+    torch.testing.assert_close(unit_rms(z).square().mean(1), torch.ones(4).double())
     torch.testing.assert_close(g.mapping(z), g.mapping(3 * z), rtol=1e-6, atol=1e-8)
 
 

@@ -160,7 +160,7 @@ def test_targets_that_cannot_be_judged(run: Path, tmp_path: Path, call: Call) ->
         2, "give the run folder"
     )
     cloud = write_samples(tmp_path / "cloud.npz", np.zeros((10, 5, 3), np.float32))
-    call("evaluate", cloud, "--reference", "digits", *CHEAP).refused(2, "pixels")
+    call("evaluate", cloud, "--reference", "digits", *CHEAP).refused(2, "clouds of 5 points")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(path.read_bytes()[:-200])
     call("evaluate", cut, "--reference", "digits", *CHEAP).refused(4, "cut.npz")

@@ -108,12 +108,6 @@ class AVitRecipe(Recipe):
                 "private training needs a loss that is a mean over records; here the scores of a whole batch are "
                 "compared with their target: take the family classifier",
             )
-        repeats = self.model.augment.repeats
-        if repeats > self.data.batch_size:
-            raise Misfit(
-                "model.augment.repeats",
-                f"{repeats} copies of a picture are more than a batch of {self.data.batch_size}",
-            )
         return self
 
 

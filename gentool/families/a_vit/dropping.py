@@ -7,7 +7,7 @@ network (`halting.masked`) on fewer rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ GROUPS = 4
 """Pictures of unlike length are attended in this many groups of about equal length, each padded to its longest."""
 LEAST = 16
 """Pictures a group, below which grouping costs more than padding."""
+
+SLACK = 1 / 16
+"""Share of the rows that must have halted before the rest are packed anew; until then they are masked."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,27 @@ def grouped(lengths: Sequence[int], device: torch.device) -> list[Group]:
     return groups
 
 
+def without(groups: Sequence[Group], live: Tensor) -> list[Group]:
+    """The same groups, whose rows that are not live (T,) are nobody's keys."""
+    masked = []
+    for group in groups:
+        keys = torch.where(live[group.start : group.stop], 0.0, OUT)
+        if group.slots is None:
+            bias = keys.unflatten(0, group.shape)
+        else:
+            bias = keys.new_full(group.shape, OUT)
+            bias.flatten().index_copy_(0, group.slots, keys)
+        masked.append(replace(group, bias=bias[:, None, None]))
+    return masked
+
+
 def attended(attention: SelfAttention, z: Tensor, groups: Sequence[Group]) -> Tensor:
     """Self-attention within each picture of packed tokens (T, d)."""
     qkv, parts = attention.qkv(z), []
     for group in groups:
         own = qkv[group.start : group.stop]
         if group.slots is None:
-            parts.append(attention.mix(own.unflatten(0, group.shape)).flatten(0, 1))
+            parts.append(attention.mix(own.unflatten(0, group.shape), group.bias).flatten(0, 1))
         else:
             padded = own.new_zeros(group.shape[0] * group.shape[1], own.shape[1])
             padded.index_copy_(0, group.slots, own)
@@ -99,8 +116,8 @@ def through(block: Block, z: Tensor, groups: Sequence[Group]) -> Tensor:
 def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
     """The masked network's result to rounding, in eval mode; without a gate, the plain network's.
 
-    After each block the tokens that halted leave, and with its class token the picture. The rest are packed one picture
-    after the other, sorted by their number.
+    After each block the tokens that halted leave, and with its class token the picture, as soon as they are enough to
+    be worth it. The rest are packed one picture after the other, sorted by their number.
     """
     embedded = network.embed(x)
     count, tokens, width = embedded.shape
@@ -112,7 +129,8 @@ def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
     groups = grouped([tokens] * count, device)
     mean = z.new_zeros(count, width)
     depth = torch.full((count, tokens), last, device=device)
-    left, live = torch.full((count,), tokens, device=device), []
+    left, live, kept = torch.full((count,), tokens, device=device), [], len(z)
+    here = torch.ones_like(place, dtype=torch.bool)
     account = None if gate is None else Account(gate(z), gate.epsilon)
     for number, block in enumerate(network.blocks, 1):
         assert isinstance(block, Block)
@@ -131,15 +149,20 @@ def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
         open_to = torch.zeros(count, dtype=torch.bool, device=device)
         open_to[pictures] = account.live[heads]
         stays = account.live & open_to[owner]
+        gone = here & ~stays
         rows = stays.nonzero().squeeze(1)
-        if len(rows) == len(z):
+        if len(rows) == kept:
             continue
-        depth[owner[~stays], place[~stays]] = number
-        left = torch.bincount(owner[rows], minlength=count)
+        depth[owner[gone], place[gone]] = number
+        kept, left = len(rows), torch.bincount(owner[rows], minlength=count)
+        if 0 < len(z) - kept < SLACK * len(z):
+            account.live = here = stays
+            groups = without(groups, stays)
+            continue
         rows = rows[(left[owner[rows]] * count + owner[rows]).argsort(stable=True)]
         z, owner, place = z[rows], owner[rows], place[rows]
         account.keep(rows)
-        heads = (place == 0).nonzero().squeeze(1)
+        heads, here = (place == 0).nonzero().squeeze(1), account.live
         if len(heads):
             groups = grouped(left[owner[heads]].tolist(), device)
     if account is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -16,10 +14,10 @@ from gentool.families.lion.autoencoder import Autoencoder, kl_weight
 from gentool.families.lion.conditions import read_vectors
 from gentool.families.lion.config import Guided, LionModel, LionRecipe, LionSample
 from gentool.families.lion.degrade import degrade
-from gentool.families.lion.generation import Generation, beside
+from gentool.families.lion.generation import Generation
 from gentool.families.lion.priors import Priors
-from gentool.points.distances import chamfer, emd
-from gentool.recipes.schema import Optimizer, Sample
+from gentool.families.lion.stages import StagedRate, autoencoder_losses, prior_losses, watched
+from gentool.recipes.schema import Sample
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import load_weights
 from gentool.training import drawing
@@ -191,39 +189,10 @@ class LionModule(GenModule):
         return self._vectors
 
     def losses(self, examples: Examples) -> Tensor:
+        autoencoder = self.model.autoencoder
         if "level" in examples:
-            return self.prior_losses(examples)
-        return self.autoencoder_losses(examples)
-
-    def autoencoder_losses(self, examples: Examples) -> Tensor:
-        """(B,) reconstruction error and the weighted divergences of both latents.
-
-        The error is the sum over points and axes of |x' - x|, point by point (a Laplace likelihood of unit scale).
-        From a degraded input there is no such correspondence: it is the number of points times Chamfer and earth
-        mover's distance.
-        """
-        x, autoencoder, guided = examples["x"], self.model.autoencoder, self.recipe.model.guided
-        encoded = autoencoder.encode(
-            examples.get("input", x), examples["style_noise"], examples["point_noise"]
-        )
-        made = autoencoder.decode(encoded.style, encoded.points)
-        if guided is None:
-            error = (made - x).abs().flatten(1).sum(1)
-        else:
-            error = chamfer(made.mT, x.mT)
-            if guided.emd_weight:
-                error = error + guided.emd_weight * emd(made.mT, x.mT)
-            error = error * x.shape[2]
-        return error + examples["kl_weight"] * encoded.kl()
-
-    def prior_losses(self, examples: Examples) -> Tensor:
-        """(B,) sums of both priors' mean squared errors, on latents drawn by the frozen autoencoder."""
-        with torch.no_grad(), evaluating(self.model.autoencoder) as autoencoder:
-            encoded = autoencoder.encode(examples["x"], examples["style_noise"], examples["point_noise"])
-        priors, level, condition = self.model.priors, examples["level"], examples.get("condition")
-        of_style = priors.losses(priors.style, encoded.style, level, examples["style_eps"], condition)
-        told = beside(encoded.style, condition)
-        return of_style + priors.losses(priors.points, encoded.points, level, examples["point_eps"], told)
+            return prior_losses(autoencoder, self.model.priors, examples)
+        return autoencoder_losses(autoencoder, examples, self.recipe.model.guided)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
@@ -232,32 +201,16 @@ class LionModule(GenModule):
             self.watch({key: value[:WATCHED] for key, value in self._examples.items()})
         return loss
 
-    @torch.no_grad()
     def watch(self, examples: Examples) -> None:
-        """Logs how the autoencoder does; warns where its reconstructions or latents go astray."""
-        with evaluating(self.model.autoencoder) as autoencoder:
-            encoded = autoencoder.encode(
-                examples.get("input", examples["x"]), examples["style_noise"], examples["point_noise"]
-            )
-            made = autoencoder.decode(encoded.style, encoded.points)
-        x = examples["x"]
-        error = float(chamfer(made.mT, x.mT).mean())
-        spread = float(encoded.points_law.log_std[:, :3].exp().mean())
-        self.log_dict(
-            {
-                "reconstruction_cd": error,
-                "kl": encoded.kl().mean(),
-                "points_std": spread,
-                "style_std": encoded.style_law.log_std.exp().mean(),
-                "style_mean": encoded.style_law.mean.abs().mean(),
-            }
-        )
-        spacing = 2 * float(torch.cdist(x.mT, x.mT).topk(2, largest=False).values[..., 1].square().mean())
-        if self.stage == "vae" and not self._warned and (error > WORSE * spacing or spread > 1):
+        """Logs how the autoencoder does; warns once where its reconstructions or latents go astray."""
+        figures, near = watched(self.model.autoencoder, examples)
+        self.log_dict(figures)
+        error, spread = figures["reconstruction_cd"], figures["points_std"]
+        if self.stage == "vae" and not self._warned and (error > WORSE * near or spread > 1):
             self._warned = True
             self.say(
                 f"warning: after step {self.step} reconstructions are {error:.3g} from their clouds (Chamfer; its "
-                f"points {spacing:.2g}), and the latent points' standard deviation is {spread:.2g}: where that is not "
+                f"points {near:.2g}), and the latent points' standard deviation is {spread:.2g}: where that is not "
                 "wanted, lower model.vae.kl_max"
             )
 
@@ -351,25 +304,3 @@ class LionModule(GenModule):
         for denoiser, traits in self.generation.parts():
             notices |= dict.fromkeys(drawing.check(settings, denoiser, traits))
         return list(notices)
-
-
-class StagedRate(LrSchedule):
-    """The learning rate of either stage, each with its own warm-up and schedule over its own steps."""
-
-    def __init__(self, first: Optimizer, second: Optimizer, border: int, max_steps: int) -> None:
-        super().__init__(first, border)
-        self.later = LrSchedule(second, max_steps - border)
-
-    def __call__(self, step: int) -> float:
-        return super().__call__(step) if step < self.max_steps else self.later(step - self.max_steps)
-
-
-@contextmanager
-def evaluating(autoencoder: Autoencoder) -> Iterator[Autoencoder]:
-    """Within it the autoencoder drops nothing out."""
-    before = autoencoder.training
-    autoencoder.eval()
-    try:
-        yield autoencoder
-    finally:
-        autoencoder.train(before)

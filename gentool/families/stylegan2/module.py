@@ -18,7 +18,7 @@ from gentool.families.stylegan2.lazy import path_lengths, rescaled
 from gentool.families.stylegan2.weights import check_generator, load_into
 from gentool.networks import ada
 from gentool.networks.embedding import full_precision
-from gentool.networks.stylegan2 import Generator, Noise
+from gentool.networks.stylegan2 import Generator, LayerNoise
 from gentool.networks.stylegan2_discriminator import Discriminator
 from gentool.recipes.schema import Optimizer, Sample
 from gentool.training.adversarial import AdversarialModule, frozen, gradient_squares
@@ -109,8 +109,7 @@ class Stylegan2Module(AdversarialModule):
         for which, name, loss in self.turns(x0, label, path=path, r1=r1):
             self.update(optimizers[which], loss)
             losses[name] = loss.detach()
-        if config.augment is not None and config.augment.target is not None:
-            self._steer(config.augment.target, config.augment.every)
+        self._steer()
         if self.logs_now():
             self.log_dict({f"loss_{name}": losses[name] for name in ("generator", "discriminator")})
             self.log_dict({"path_length": self.path_mean, "r1": self.penalty, "augment_p": self.p})
@@ -206,13 +205,14 @@ class Stylegan2Module(AdversarialModule):
         with full_precision(self.device):
             return gradient_squares(self.logits(x, label, move=self.moves_penalised), x).mean()
 
-    def _steer(self, target: float, every: int) -> None:
+    def _steer(self) -> None:
+        """Every few steps, p by a whole step towards the target."""
         config = self.recipe.model.augment
-        assert config is not None
-        if (self.step + 1) % every == 0:
-            change = every * self.images_per_step / config.images
-            self.p.copy_(ada.adapted(self.p, self.sign / every, target, change, config.most))
-            self.sign.zero_()
+        if config is None or config.target is None or (self.step + 1) % config.every:
+            return
+        change = config.every * self.images_per_step / config.images
+        self.p.copy_(ada.adapted(self.p, self.sign / config.every, config.target, change, config.most))
+        self.sign.zero_()
 
     def on_before_optimizer_step(self, optimizer: TorchOptimizer) -> None:
         """A penalty's second derivatives may overflow where the loss does not: such entries are cut."""
@@ -239,7 +239,7 @@ class Stylegan2Module(AdversarialModule):
             request.noise((model.latent,), own).normal("prior"), request.labels if self.classes else None
         )
         w = model.truncated(w, settings.truncation, settings.cutoff)
-        noise: Noise
+        noise: LayerNoise
         if settings.noise == "random":
             planes = enumerate(model.synthesis.planes)
             noise = [request.noise((1, r, r), own).normal("layer", i) for i, r in planes]

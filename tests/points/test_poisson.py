@@ -83,7 +83,7 @@ def test_a_surface_moves_with_its_field_as_the_level_does() -> None:
     (attached(zero_surface(phi), phi) - 0.5).norm(dim=1).mean().backward()
     assert phi.grad is not None
     measured = (radius(0.02) - radius(-0.02)) / 0.04
-    assert float(phi.grad.sum()) == pytest.approx(measured, rel=0.05)
+    assert float(phi.grad.sum()) == pytest.approx(measured, rel=0.1)
 
 
 def test_meshes_are_watertight_and_face_outwards() -> None:

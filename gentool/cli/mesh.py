@@ -53,8 +53,8 @@ def mesh(
 ) -> None:
     """Turn clouds of points into closed meshes, in the clouds' own units.
 
-    Points and normals are smeared over a grid, Poisson's equation says what is inside, and its border is the mesh (Shape
-    As Points). A folder holds a file for each cloud and a picture of all. Needs the extra gentool[mesh].
+    Points and normals are smeared over a grid, Poisson's equation says what is inside, and its border is the mesh
+    (Shape As Points). A folder holds a file for each cloud and a picture of all. Needs the extra gentool[mesh].
     """
     from gentool.cli.progress import progress
     from gentool.points.meshing import MeshOptions

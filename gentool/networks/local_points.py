@@ -1,6 +1,7 @@
 """Features of places near a cloud: a local PointNet, a 3-d U-Net on the grid, and decoders of points.
 
-Peng et al. 2020, Convolutional Occupancy Networks (2003.04618), section 3; Peng et al. 2021, Shape As Points (2106.03452).
+Peng et al. 2020, Convolutional Occupancy Networks (2003.04618), section 3; Peng et al. 2021, Shape As Points
+(2106.03452).
 Points are (B, 3, N) in the unit cube.
 """
 
@@ -28,7 +29,7 @@ class ResidualPoints(nn.Module):
 
 
 def pooled(f: Tensor, at: Tensor, resolution: int) -> Tensor:
-    """To each point the maximum of its voxel: features (B, C, N) and coordinates (B, 3, N) in [0, r - 1] -> (B, C, N)."""
+    """To each point the maximum of its voxel: features (B, C, N), coordinates (B, 3, N) in [0, r - 1] -> (B, C, N)."""
     x, y, z = at.round().long().unbind(1)
     place = ((x * resolution + y) * resolution + z).unsqueeze(1).expand_as(f)
     grid = f.new_zeros(*f.shape[:2], resolution**3)

@@ -1,4 +1,4 @@
-"""From a cloud of points to a closed mesh without any training (Peng et al. 2021, Shape As Points, 2106.03452, section 3.2).
+"""From a cloud of points to a closed mesh without any training (Peng et al. 2021, Shape As Points, 2106.03452).
 
 Normals are estimated, and points and normals then moved so that the surface they imply comes nearer to the cloud.
 """

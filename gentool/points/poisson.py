@@ -1,9 +1,9 @@
-"""From points with normals to a solid, differentiably: Poisson's equation on a periodic grid (Peng et al. 2021, Shape As
-Points, 2106.03452, section 3.1).
+"""From points with normals to a solid, differentiably: Poisson's equation on a periodic grid (Peng et al. 2021,
+Shape As Points, 2106.03452, section 3.1).
 
-The unit cube is a torus of r^3 nodes: node i lies at i / r, and what leaves on one side comes in on the other. The field
-chi whose gradient is nearest to the smeared normals v solves lap chi = div v, and in frequencies that is a division.
-"""
+The unit cube is a torus of r^3 nodes: node i lies at i / r, and what leaves on one side comes in on the other. The
+field chi whose gradient is nearest to the smeared normals v solves lap chi = div v, and in frequencies that
+is a division."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def potential(field: Tensor, sigma: float) -> Tensor:
 
 
 def indicator(points: Tensor, normals: Tensor, resolution: int, sigma: float = 2.0) -> Tensor:
-    """How far outside of the solid under oriented points each node is: about -0.5 inside, 0 on the surface, 0.5 outside.
+    """How far outside of the solid under oriented points each node is: about -0.5 inside, 0 on the surface, 0.5 off.
 
-    The mean over the points is exactly 0 and the cube's corner, which must lie outside, exactly 0.5. So neither the number
-    nor the density of the points nor the length of the normals matters, only that they are alike.
+    The mean over the points is exactly 0 and the cube's corner, which must lie outside, exactly 0.5. So neither the
+    number nor the density of the points nor the length of the normals matters, only that they are alike.
 
     Args:
         points: (B, N, 3) in the unit cube, clear of its sides. normals: (B, N, 3), outwards, of any length.

@@ -27,6 +27,7 @@ from gentool.tasks.sample import load_run
 
 Report = Callable[[int, int, dict[str, float]], None]
 PICTURE = "meshes.png"
+QUICK = MeshOptions()
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def mesh_file(
     *,
     out: Path | None = None,
     mesher: str | None = None,
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = QUICK,
     suffix: str = ".ply",
     count: int | None = None,
     report: Report = lambda done, total, figures: None,
@@ -150,7 +151,7 @@ def mesh_clouds(
     *,
     source: str,
     mesher: str | None = None,
-    options: MeshOptions = MeshOptions(),
+    options: MeshOptions = QUICK,
     suffix: str = ".ply",
     report: Report = lambda done, total, figures: None,
     say: Callable[[str], None] = lambda line: None,
@@ -176,7 +177,8 @@ def mesh_clouds(
         "steps": options.steps,
         "seed": options.seed,
     }
-    device, orient = torch.device("cuda" if torch.cuda.is_available() else "cpu"), by_planes
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    orient: Orient = by_planes
     if mesher is not None:
         run, orient = trained_orient(mesher, device)
         how["mesher_sha256"] = run

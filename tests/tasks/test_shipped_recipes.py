@@ -120,6 +120,7 @@ PARAMETERS = {
     "lion/shapes-small": 1_905_327,
     "lion/shapes-voxel-small": 1_905_327,
     "lion/mnist-clouds-small": 1_617_775,
+    "sap/shapes-small": 543_260,
     "dp-sinkhorn/celeba-paper": 3_886_595,
     "dp-sinkhorn/digits-small": 27_712,
     "dp-sinkhorn/fashion-mnist-paper": 957_969,

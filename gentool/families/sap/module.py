@@ -1,4 +1,4 @@
-"""Shape As Points: a noisy cloud to points with normals whose Poisson solid is the shape's (2106.03452, section 3.3)."""
+"""Shape As Points: a noisy cloud to points with normals whose Poisson solid is the shape's (2106.03452)."""
 
 from __future__ import annotations
 

@@ -34,8 +34,7 @@ class Scale:
     faster: float
 
 
-DEEPER = ("model.network={patch: 4, width: 48, depth: 8, heads: 3, drop_path: 0.0}",)
-QUICK = Scale("a-vit/mnist-dense-small", "a-vit/mnist-small", DEEPER, 2000, 1500, 1, False, 1.3)
+QUICK = Scale("a-vit/mnist-dense-small", "a-vit/mnist-small", (), 2000, 3000, 1, False, 1.3)
 LARGE = (
     "model.network={patch: 2, width: 192, depth: 9, heads: 3, drop_path: 0.0}",
     "model.augment={flip: true, shift: 4, rand: {}, mixup: 0.8}",

@@ -206,9 +206,9 @@ def test_classic_conversion_is_rdps_alone(account: Callable[..., Ended]) -> None
 
 
 def test_pld_missing_is_told_with_the_pip_line(
-    account: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    account: Callable[..., Ended], hide: Callable[[str], None]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    hide("dp_accounting")
     ended = account("--accountant=pld")
     assert (ended.code, ended.out) == (2, "")
     assert "pip install 'gentool[pld]'" in ended.err

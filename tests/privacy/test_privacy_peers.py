@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +112,9 @@ def test_pld_never_gives_more_than_rdp_and_refuses_what_would_not_end() -> None:
         PLD().epsilon([Phase(SampledGaussian(10.0, 1e-5), 10**8)], 1e-5)
 
 
-def test_pld_without_the_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pld_without_the_library_says_what_to_install(hide: Callable[[str], None]) -> None:
     from gentool.privacy.pld import PLD
 
-    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    hide("dp_accounting")
     with pytest.raises(UserError, match=r"pip install 'gentool\[pld\]'"):
         PLD()

@@ -220,11 +220,9 @@ def test_an_attack_with_a_diffusion_run_as_its_classifier(vp: Path, call: Call) 
 
 
 def test_square_without_the_toolbox(
-    words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, call: Call
+    words: Callable[..., list[str]], hide: Callable[[str], None], call: Call
 ) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "art", None)  # type: ignore[arg-type]
+    hide("art")
     call(*words("square", eot=None)).refused(2, "pip install 'gentool[art]'")
 
 

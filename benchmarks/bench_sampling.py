@@ -46,7 +46,7 @@ class Scale:
     rounds: int
 
 
-QUICK = Scale(channels=24, mult="[1, 2, 2]", blocks=2, size=16, steps=5, rounds=3)
+QUICK = Scale(channels=24, mult="[1, 2, 2]", blocks=2, size=16, steps=5, rounds=9)
 GPU = Scale(channels=24, mult="[1, 2, 2]", blocks=2, size=32, steps=18, rounds=5)
 
 

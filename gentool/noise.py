@@ -91,10 +91,9 @@ class Noise:
         i, j = round(a * cells), round(b * cells)
         if not 0 <= i < j <= cells:
             raise ValueError(f"no Brownian increment over [{a}, {b}] at a resolution of 2**-{depth}")
-        path = self._path(stream, j, depth)
-        if i:
-            path = path - self._path(stream, i, depth)
-        return (path / math.sqrt((j - i) / cells)).to(self.device, self.dtype)
+        path, scale = self._path(stream, j, depth), math.sqrt((j - i) / cells)
+        step = (path - self._path(stream, i, depth)).div_(scale) if i else path / scale
+        return step.to(self.device, self.dtype)
 
     def _path(self, stream: str, k: int, depth: int) -> Tensor:
         """W(k 2**-depth) for k > 0, by midpoint (Levy) refinement from W(0) = 0 and W(1)."""

@@ -92,7 +92,7 @@ def opened(runs: dict[str, Path], name: str) -> tuple[LaceModule, Verdict]:
     import torch
 
     from gentool.tasks.lace_scores import load_verdict
-    from gentool.tasks.sample import load_run
+    from gentool.tasks.model.load import load_run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module: Any = load_run(runs[name])[2].to(device)

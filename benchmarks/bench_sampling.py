@@ -121,7 +121,7 @@ def draw(module: EdmModule, solver: str, steps: int, device: torch.device, grid:
 def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
     """Time outside the network for every solver that a plain denoiser can use: medians over the rounds."""
     from gentool.diffusion.solvers.catalog import SOLVERS
-    from gentool.tasks.sample import ready
+    from gentool.tasks.model.load import ready
 
     module = ready(build(scale, "edm", device))
     watch = Stopwatch(module.model.network)
@@ -177,7 +177,7 @@ def against_diffusers(scale: Scale, device: torch.device) -> dict[str, dict[str,
 
     The weights are the same; ours lie in memory as `gentool sample` lays them.
     """
-    from gentool.tasks.sample import ready
+    from gentool.tasks.model.load import ready
 
     module = build(scale, "ddpm", device)
     laid = ready(deepcopy(module))

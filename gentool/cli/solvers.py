@@ -50,7 +50,7 @@ def list_solvers(
             [(row["name"], row["order"], row["nfe"], row["summary"], row["paper"]) for row in rows],
         )
     else:
-        from gentool.tasks.sample import load_run
+        from gentool.tasks.model.load import load_run
 
         usable = load_run(run)[2].usable_solvers()
         rows = [row | {"usable": usable[row["name"]] is None, "reason": usable[row["name"]]} for row in rows]

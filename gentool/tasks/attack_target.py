@@ -18,9 +18,9 @@ from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError, UserError
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
+from gentool.tasks.model.load import load_run
 from gentool.tasks.picture_input import Split, fit_shape, read_pictures
 from gentool.tasks.purify import Settings, build_purifier, load_judge
-from gentool.tasks.sample import load_run
 
 SELF_TEST_STEPS = 4
 SELF_TEST_ERROR = 1e-4

@@ -26,7 +26,8 @@ from gentool.runs.atomic import check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, read_samples, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.sample import label_cycle, load_run
+from gentool.tasks.model.labels import label_cycle
+from gentool.tasks.model.load import load_run
 from gentool.training.sampling import SampleRequest
 
 Method = Literal["interpolate", "diffuse-denoise"]

@@ -24,16 +24,9 @@ from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
 from gentool.runs.pictures import sheet
 from gentool.tasks.evaluate import as_images
-from gentool.tasks.sample import (
-    Job,
-    OnSample,
-    as_kept,
-    draw_rows,
-    label_cycle,
-    load_guide,
-    load_run,
-    named_changes,
-)
+from gentool.tasks.model.labels import label_cycle
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
 

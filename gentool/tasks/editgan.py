@@ -29,9 +29,9 @@ from gentool.runs.atomic import atomic_write, check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint
 from gentool.tasks.editgan_report import Edited, Figures
+from gentool.tasks.model.load import load_run
 from gentool.tasks.picture_input import Pictures, Split, fit_shape, read_pictures
 from gentool.tasks.purify import check_places, write_panel, write_pictures
-from gentool.tasks.sample import load_run
 
 LARGE = 0.8
 """Share of a picture above which a region leaves too little to hold it by."""

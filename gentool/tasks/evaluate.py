@@ -30,9 +30,9 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.model.load import data_spec, load_run, stored_recipe
 from gentool.tasks.ranks import Ranks
-from gentool.tasks.resume import stored_recipe
-from gentool.tasks.sample import data_spec, load_run, sample
+from gentool.tasks.sample import sample
 from gentool.training.findings import Findings, Picture
 
 Say = Callable[[str], None]

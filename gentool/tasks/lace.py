@@ -26,8 +26,8 @@ from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.lace_scores import Scores, load_verdict
+from gentool.tasks.model.load import load_run
 from gentool.tasks.purify import write_panel
-from gentool.tasks.sample import load_run
 
 COLLAPSED = 0.7
 """Share of sqrt(d) below which the latents' mean norm says that they left the prior."""

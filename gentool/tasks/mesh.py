@@ -23,7 +23,7 @@ from gentool.runs.mesh_pictures import tiles
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import read_samples, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 
 Report = Callable[[int, int, dict[str, float]], None]
 PICTURE = "meshes.png"

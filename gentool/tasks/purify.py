@@ -23,9 +23,10 @@ from gentool.runs.atomic import atomic_write, check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
+from gentool.tasks.model.labels import label_cycle
+from gentool.tasks.model.load import load_run
 from gentool.tasks.picture_input import Pictures, Split, fit_shape, read_pictures, resized
 from gentool.tasks.readings import Readings, load_judge, read_both
-from gentool.tasks.sample import label_cycle, load_run
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentool.errors import UserError
 from gentool.metrics.classifier import Judge
 from gentool.runs.folder import RunFolder
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 from gentool.training.module import GenModule
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gentool import families
 from gentool.errors import UserError
-from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.resolve import Resolved
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
+from gentool.tasks.model.load import stored_recipe
 
 FREE = (
     "trainer",
@@ -65,12 +64,6 @@ def check_same_run(run: RunFolder, resolved: Resolved, *, starting: bool, allow_
             "go on with the old values, start a new run, or add --allow-change",
             str(run.path),
         )
-
-
-def stored_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Resolved:
-    """The recipe of a run, under the name that it was trained by."""
-    resolved = resolve(run.recipe, overrides, families.recipe_schema)
-    return replace(resolved, name=run.read_provenance().get("recipe", resolved.name))
 
 
 def differences(old: Resolved, new: Resolved) -> list[tuple[str, Any, Any]]:

@@ -14,19 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from gentool import families
-from gentool.data import DataSpec, to_uint8
-from gentool.errors import CorruptError, GentoolError, UserError
-from gentool.recipes.resolve import Resolved
+from gentool.data import to_uint8
+from gentool.errors import GentoolError, UserError
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_writable
 from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
-from gentool.runs.weights import fingerprint, load_weights
-from gentool.tasks.base import matched
+from gentool.runs.weights import fingerprint
+from gentool.tasks.model.labels import label_cycle
+from gentool.tasks.model.load import load_run, stored_recipe
 from gentool.tasks.ranks import Ranks
-from gentool.tasks.resume import stored_recipe
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide, SampleRequest
 
@@ -60,59 +58,6 @@ class Job:
     seed: int
     labels: tuple[int, ...] | None
     classifier: str | None = None
-
-
-def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder, Resolved, GenModule]:
-    """A trained run, ready to sample: its averaged weights, in eval mode, on the CPU.
-
-    Args:
-        overrides: `KEY=VALUE` changes to its recipe, of the parts that sampling reads.
-
-    Raises:
-        UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
-    """
-    run = RunFolder.open(path)
-    resolved = stored_recipe(run, overrides)
-    tensors, metadata = load_weights(run.require_weights())
-    family = resolved.recipe.family
-    base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
-    module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
-    module.open_run = trained_model
-    try:
-        module.model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
-    return run, resolved, ready(module)
-
-
-def trained_model(path: str) -> GenModule:
-    """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
-    return load_run(path)[2]
-
-
-def ready(module: GenModule) -> GenModule:
-    """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
-    module.eval().requires_grad_(False)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
-            tensor.data = tensor.data.to(memory_format=torch.channels_last)
-    return module
-
-
-def data_spec(run: RunFolder) -> DataSpec:
-    """What the run was trained on.
-
-    Raises:
-        CorruptError: its provenance does not say.
-    """
-    try:
-        return DataSpec.read(run.read_provenance()["data_spec"])
-    except (KeyError, TypeError, ValueError):
-        raise CorruptError(
-            "does not say what the model was trained on (data_spec); go on with the run by "
-            "`gentool train --resume`, which writes it again",
-            str(run.provenance),
-        ) from None
 
 
 def sample(
@@ -216,7 +161,7 @@ def meshes_beside(
         UserError: no clouds, or as `tasks.mesh`.
     """
     from gentool.points.meshing import MeshOptions
-    from gentool.tasks import mesh as task  # here, not above: it opens runs by what this module offers
+    from gentool.tasks import mesh as task  # here, not above: few ask for meshes, and it loads a family
 
     if module.spec.kind != "points":
         raise UserError(f"--mesh is for clouds of points; these samples are {module.spec.kind} data")
@@ -244,35 +189,6 @@ def default_name(job: Job, solver: str, count: int) -> str:
     if solver == job.settings.solver:
         solver += f"-{job.settings.steps}"
     return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"
-
-
-def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:
-    """The labels that samples take in turn: the model's, or, where it is unconditional, its guide's.
-
-    Raises:
-        UserError: there are no classes, or not this one.
-    """
-    classes, class_names = module.classes, module.spec.class_names
-    if classes == 0 and guide is not None:
-        classes, class_names = guide.classes, guide.class_names
-    if classes == 0:
-        if asked is not None:
-            raise UserError("--label: this model was trained without class labels")
-        return None
-    if asked is None:
-        return tuple(range(classes))
-    names = {name: i for i, name in enumerate(class_names)}
-    names |= {str(i): i for i in range(classes)}
-    parts = [part.strip() for part in asked.split(",")]
-    for part in parts:
-        if part not in names:
-            raise UserError(f"--label {part!r}: the classes are 0 to {classes - 1}" + _named(class_names))
-    return tuple(names[part] for part in parts)
-
-
-def _named(class_names: Sequence[str]) -> str:
-    named = [n for i, n in enumerate(class_names) if n != str(i)]
-    return f" ({', '.join(named[:20])}{' ...' if len(named) > 20 else ''})" if named else ""
 
 
 def _work(

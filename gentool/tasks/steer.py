@@ -24,9 +24,10 @@ from gentool.runs.atomic import check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
+from gentool.tasks.model.labels import label_cycle
+from gentool.tasks.model.load import load_run
 from gentool.tasks.purify import write_panel
 from gentool.tasks.readings import load_judge
-from gentool.tasks.sample import label_cycle, load_run
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest

@@ -29,12 +29,12 @@ from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
-from gentool.tasks.base import DIGEST, describe
-from gentool.tasks.build import build_module, start_from_base
-from gentool.tasks.card import account_of_run, model_card
+from gentool.tasks.model.base import DIGEST, describe
+from gentool.tasks.model.build import build_module, start_from_base
+from gentool.tasks.model.card import account_of_run, model_card
+from gentool.tasks.model.load import load_run
 from gentool.tasks.private import PrivateTraining, prepare
 from gentool.tasks.resume import check_same_run, find_run
-from gentool.tasks.sample import load_run
 from gentool.tasks.status import Status, peak_memory
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd

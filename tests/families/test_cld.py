@@ -19,7 +19,8 @@ from gentool.recipes.resolve import resolve, resolve_text
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights, save_weights
 from gentool.tasks.likelihood import bits_per_dim
-from gentool.tasks.sample import load_run, sample
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
 from tests.tasks.runs import TINY, Ended
 

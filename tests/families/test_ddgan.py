@@ -24,7 +24,7 @@ from gentool.recipes.resolve import resolve
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 from gentool.tasks.train import build_module, train
 from gentool.training.adversarial import gradient_squares
 from gentool.training.sampling import SampleRequest

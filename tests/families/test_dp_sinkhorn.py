@@ -27,7 +27,8 @@ from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
 from gentool.tasks.dryrun import dry_run
-from gentool.tasks.sample import load_run, sample
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
 from gentool.training.private.step import OwnStep
 from tests.tasks.runs import Ended

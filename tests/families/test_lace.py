@@ -17,7 +17,7 @@ from gentool.families.lace.module import LaceModule
 from gentool.families.lace.network import LatentClassifier, masked_losses
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve_text
-from gentool.tasks.build import build_module
+from gentool.tasks.model.build import build_module
 
 SLANT = "slant: {source: measure, measure: slant}"
 THICK = "thick: {source: measure, measure: thickness, above: 0.5}"

@@ -17,7 +17,7 @@ from gentool.families.lion.priors import Mixed
 from gentool.points.distances import chamfer
 from gentool.recipes.schema import Sample
 from gentool.runs.samples import read_samples
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 from gentool.tasks.train import train
 from tests.families.lion_runs import recipe, spheres
 from tests.tasks.runs import Ended

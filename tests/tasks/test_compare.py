@@ -15,7 +15,7 @@ from PIL import Image
 from gentool.errors import UserError
 from gentool.runs.samples import read_samples
 from gentool.tasks.compare import FINE_STEPS, compare, each, end_of
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
 from tests.tasks.runs import Ended

@@ -17,8 +17,8 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.samples import write_samples
 from gentool.tasks.evaluate import evaluate, unlabelled
 from gentool.tasks.likelihood import bits_per_dim
-from gentool.tasks.resume import stored_recipe
-from gentool.tasks.sample import load_run, sample
+from gentool.tasks.model.load import load_run, stored_recipe
+from gentool.tasks.sample import sample
 from tests.tasks.runs import Ended
 
 Call = Callable[..., Ended]

@@ -17,9 +17,9 @@ from gentool.privacy.ledger import Ledger
 from gentool.privacy.plan import plan
 from gentool.recipes.schema import Privacy
 from gentool.runs.samples import read_samples
-from gentool.tasks.card import model_card
 from gentool.tasks.export import export
-from gentool.tasks.resume import stored_recipe
+from gentool.tasks.model.card import model_card
+from gentool.tasks.model.load import stored_recipe
 from tests.tasks.runs import Ended
 
 Call = Callable[..., Ended]

@@ -13,7 +13,8 @@ from PIL import Image
 from gentool.runs.samples import read_samples
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.lace_scores import edit_strengths
-from gentool.tasks.sample import load_run, sample
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
 from gentool.tasks.train import train
 from tests.tasks.runs import Ended
 

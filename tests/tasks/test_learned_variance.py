@@ -12,7 +12,7 @@ from gentool import families
 from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.variational import HybridLoss
 from gentool.recipes.resolve import resolve
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 from tests.tasks.runs import Ended
 
 Call = Callable[..., Ended]

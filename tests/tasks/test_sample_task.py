@@ -14,7 +14,8 @@ from PIL import Image
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import UserError
 from gentool.runs.samples import read_samples
-from gentool.tasks.sample import load_run, sample
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
 from tests.tasks.runs import Ended
 
 Call = Callable[..., Ended]

@@ -21,7 +21,8 @@ from gentool.recipes import shipped
 from gentool.recipes.resolve import Resolved, resolve, resolve_text
 from gentool.tasks.dryrun import dry_run
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.sample import load_run, sample
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
 from gentool.tasks.train import build_module, train
 from gentool.training.probe import random_batch
 from tests.families.lion_runs import UNET as SMALL_CLOUDS

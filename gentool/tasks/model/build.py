@@ -14,8 +14,8 @@ from gentool.recipes.resolve import resolve
 from gentool.recipes.schema import Recipe
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
-from gentool.tasks.base import keep, kept, named
-from gentool.tasks.sample import load_run, trained_model
+from gentool.tasks.model.base import keep, kept, named
+from gentool.tasks.model.load import load_run, trained_model
 from gentool.training.module import GenModule
 
 

@@ -30,8 +30,8 @@ from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint
 from gentool.tasks.editgan_report import Edited, Figures
 from gentool.tasks.model.load import load_run
-from gentool.tasks.picture_input import Pictures, Split, fit_shape, read_pictures
-from gentool.tasks.purify import check_places, write_panel, write_pictures
+from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures
+from gentool.tasks.pictures.write import check_places, write_panel, write_pictures
 
 LARGE = 0.8
 """Share of a picture above which a region leaves too little to hold it by."""

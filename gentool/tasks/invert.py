@@ -22,9 +22,9 @@ from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import load_run
-from gentool.tasks.picture_input import Pictures, Split, fit_shape, read_pictures, resized
-from gentool.tasks.purify import check_places, write_pictures
-from gentool.tasks.readings import Readings, load_judge, read_both
+from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures, resized
+from gentool.tasks.pictures.readings import Readings, load_judge, read_both
+from gentool.tasks.pictures.write import check_places, write_pictures
 from gentool.training import drawing
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule

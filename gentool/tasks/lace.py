@@ -27,7 +27,7 @@ from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.lace_scores import Scores, load_verdict
 from gentool.tasks.model.load import load_run
-from gentool.tasks.purify import write_panel
+from gentool.tasks.pictures.write import write_panel
 
 COLLAPSED = 0.7
 """Share of sqrt(d) below which the latents' mean norm says that they left the prior."""

@@ -19,7 +19,7 @@ from gentool.metrics.cache import digest_of
 from gentool.metrics.classifier import Judge
 from gentool.metrics.frechet import frechet_distance
 from gentool.metrics.moments import Gaussian, Moments
-from gentool.tasks.readings import load_judge
+from gentool.tasks.pictures.readings import load_judge
 
 MOST, BLOCK = 10_000, 256
 """Real pictures that the Frechet distance is to."""

@@ -26,8 +26,8 @@ from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import load_run
-from gentool.tasks.purify import write_panel
-from gentool.tasks.readings import load_judge
+from gentool.tasks.pictures.readings import load_judge
+from gentool.tasks.pictures.write import write_panel
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest

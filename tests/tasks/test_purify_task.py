@@ -232,7 +232,7 @@ def test_arrays_that_do_not_fit_are_refused(
 
 def test_gray_for_a_colour_model_needs_a_word() -> None:
     from gentool.errors import UserError
-    from gentool.tasks.picture_input import fit_shape
+    from gentool.tasks.pictures.read import fit_shape
 
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(UserError, match="--repeat-channels"):

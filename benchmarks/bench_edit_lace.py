@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gentool.families.lace.module import LaceModule
-    from gentool.tasks.lace import How
-    from gentool.tasks.lace_scores import Verdict
+    from gentool.tasks.edit.lace import How
+    from gentool.tasks.edit.lace_scores import Verdict
 
 COMPOSED = ("digit=7 and slant=0.7", "digit=3 or digit=8", "digit=1 and not thick")
 UNSEEN = "digit=4 and thick"
@@ -91,7 +91,7 @@ def opened(runs: dict[str, Path], name: str) -> tuple[LaceModule, Verdict]:
     """A lace run and its judge, on the device there is."""
     import torch
 
-    from gentool.tasks.lace_scores import load_verdict
+    from gentool.tasks.edit.lace_scores import load_verdict
     from gentool.tasks.model.load import load_run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,7 +106,7 @@ def edited(
     import torch
 
     from gentool.families.lace.formula import parse
-    from gentool.tasks.lace import led
+    from gentool.tasks.edit.lace import led
 
     nodes = [parse(text, module.attributes()) for text in formulas]
     latents, failed, nfe = led(module, nodes, rows, seed, how)
@@ -124,7 +124,7 @@ def by_sampler(module: LaceModule, verdict: Verdict, scale: Scale, seed: int) ->
     from gentool.data import open_set, to_model
     from gentool.families.lace.samplers import Settings
     from gentool.metrics.frechet import frechet_distance
-    from gentool.tasks.lace import How
+    from gentool.tasks.edit.lace import How
 
     data = open_set(module.recipe.data, "train")
     real = verdict.moments(to_model(data.take(range(min(10_000, len(data)))).x))
@@ -160,7 +160,7 @@ def by_sampler(module: LaceModule, verdict: Verdict, scale: Scale, seed: int) ->
 
 def run(settings: Settings) -> Result:
     from gentool.families.lace.control import Anchors
-    from gentool.tasks.lace import How
+    from gentool.tasks.edit.lace import How
 
     scale = QUICK if settings.quick else GPU
     runs, figures = prepared(scale, settings.data_dir / "edit_lace" / settings.mode, settings.seed)

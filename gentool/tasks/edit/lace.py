@@ -25,7 +25,7 @@ from gentool.runs.atomic import check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.lace_scores import Scores, load_verdict
+from gentool.tasks.edit.lace_scores import Scores, load_verdict
 from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.write import write_panel
 

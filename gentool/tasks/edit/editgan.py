@@ -28,7 +28,7 @@ from gentool.families.editgan.vector import Vector, load_vector
 from gentool.runs.atomic import atomic_write, check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint
-from gentool.tasks.editgan_report import Edited, Figures
+from gentool.tasks.edit.editgan_report import Edited, Figures
 from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures
 from gentool.tasks.pictures.write import check_places, write_panel, write_pictures

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from gentool.runs.samples import read_samples
+from gentool.tasks.edit.lace_scores import edit_strengths
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.lace_scores import edit_strengths
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
 from gentool.tasks.train import train

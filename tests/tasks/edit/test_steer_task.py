@@ -11,8 +11,8 @@ import torch
 
 from gentool.errors import UserError
 from gentool.runs.samples import read_samples
+from gentool.tasks.edit.steer import Steering, climb
 from gentool.tasks.sample import sample
-from gentool.tasks.steer import Steering, climb
 from gentool.tasks.train import train
 from tests.tasks.runs import Ended
 

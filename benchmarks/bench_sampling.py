@@ -57,7 +57,7 @@ def build(scale: Scale, process: str, device: torch.device) -> EdmModule:
     from gentool import families
     from gentool.data import DataSpec
     from gentool.recipes.resolve import resolve
-    from gentool.tasks.train import build_module
+    from gentool.tasks.model.build import build_module
 
     overrides = (
         "data={name: cifar10}",

@@ -84,7 +84,7 @@ def bare_loop(case: Case, seed: int, fused: bool | None = None) -> Callable[[int
     import torch
 
     from gentool.data import open_set
-    from gentool.tasks.train import build_module
+    from gentool.tasks.model.build import build_module
     from gentool.training.module import LrSchedule
 
     recipe = resolved(case, seed).recipe

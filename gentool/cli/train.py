@@ -13,7 +13,7 @@ from gentool.errors import UserError
 from gentool.privacy.account import rounded_up
 
 if TYPE_CHECKING:
-    from gentool.tasks.dryrun import DryRun
+    from gentool.tasks.training.dryrun import DryRun
 
 app = typer.Typer(add_completion=False)
 
@@ -107,7 +107,7 @@ def train(
 
 
 def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
-    from gentool.tasks.dryrun import dry_run
+    from gentool.tasks.training.dryrun import dry_run
 
     found = dry_run(recipe, overrides)
     result = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gentool.families import recipe_schema
 from gentool.recipes.resolve import resolve, resolve_text
-from gentool.tasks.resume import differences
+from gentool.tasks.training.resume import differences
 
 
 def snippets() -> list[tuple[str, str]]:

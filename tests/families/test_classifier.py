@@ -24,9 +24,10 @@ from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.evaluate import evaluate
+from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.train import train
 from gentool.training.augment import shifted
 from gentool.training.drawing import Traits, check_guide
 from gentool.training.sampling import Guide

@@ -19,9 +19,10 @@ from gentool.recipes.resolve import resolve, resolve_text
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights, save_weights
 from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.train import train
 from tests.tasks.runs import TINY, Ended
 
 TOY = "family: cld\ndata: {name: toy2d, count: 400}\n"

@@ -26,10 +26,11 @@ from gentool.privacy.rdp import RDP
 from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
-from gentool.tasks.dryrun import dry_run
+from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.train import train
+from gentool.tasks.training.dryrun import dry_run
 from gentool.training.private.step import OwnStep
 from tests.tasks.runs import Ended
 

@@ -27,9 +27,10 @@ from gentool.networks.head import build_head
 from gentool.recipes.resolve import resolve, resolve_text
 from gentool.recipes.schema import Sample
 from gentool.runs.weights import load_weights, save_weights
+from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
 from tests.tasks.runs import Ended
 

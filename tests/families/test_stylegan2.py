@@ -27,8 +27,9 @@ from gentool.recipes.schema import Optimizer
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
+from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import load_run
-from gentool.tasks.train import build_module, train
+from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
 from tests.tasks.runs import Ended
 

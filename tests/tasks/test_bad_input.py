@@ -413,7 +413,7 @@ def test_out_of_memory_names_the_knobs(tmp_path: Path, call: Call, monkeypatch: 
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("gentool.tasks.train.Trainer.fit", exhausted)
+    monkeypatch.setattr("gentool.tasks.training.loop.Trainer.fit", exhausted)
     gpu = call("train", *QUICK, "--run-dir", tmp_path / "b")
     gpu.refused(1, "out of GPU memory", "data.batch_size", "trainer.accumulate", "bf16-mixed")
 

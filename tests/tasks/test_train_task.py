@@ -18,8 +18,9 @@ from gentool.data import StepBatches, open_set
 from gentool.errors import UserError
 from gentool.recipes.resolve import leaves, resolve
 from gentool.runs.weights import load_weights
-from gentool.tasks.status import Status
-from gentool.tasks.train import Trained, build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.train import Trained, train
+from gentool.tasks.training.status import Status
 from tests.tasks.runs import TINY, Ended, gentool
 
 Call = Callable[..., Ended]

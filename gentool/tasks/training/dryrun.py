@@ -18,7 +18,8 @@ from gentool.privacy.plan import Plan, plan
 from gentool.privacy.randomness import Secrets
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
-from gentool.tasks.train import build_module, quiet_lightning
+from gentool.tasks.model.build import build_module
+from gentool.tasks.training.loop import quiet_lightning
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep

@@ -31,8 +31,8 @@ from gentool.runs.samples import Samples, read_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.likelihood import bits_per_dim
 from gentool.tasks.model.load import data_spec, load_run, stored_recipe
-from gentool.tasks.ranks import Ranks
 from gentool.tasks.sample import sample
+from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.findings import Findings, Picture
 
 Say = Callable[[str], None]

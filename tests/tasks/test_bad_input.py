@@ -337,7 +337,7 @@ def test_read_only_outputs_are_refused_before_any_work(
     small_disk: Callable[[str], Path], run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = small_disk("ro")
-    monkeypatch.setattr("gentool.tasks.sample.draw_span", None)
+    monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)
     monkeypatch.setattr("gentool.tasks.train.fit", None)
     call("train", *QUICK, "--run-dir", disk / "run").refused(2, "read-only")
     call("sample", run, "-o", disk / "s.npz").refused(2, "read-only")

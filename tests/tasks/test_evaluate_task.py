@@ -144,7 +144,7 @@ def test_evaluation_is_repeatable(run: Path) -> None:
 def test_refusals_come_before_any_sample_is_drawn(
     switches: list[str], words: list[str], run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gentool.tasks.sample.draw_span", None)
+    monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)
     call("evaluate", run, *switches).refused(2, *words)
     assert not (run / "samples").exists()
 

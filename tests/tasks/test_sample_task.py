@@ -132,7 +132,7 @@ def test_wrong_switches_are_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gentool.tasks.sample.draw_span", None)  # drawing would be a defect and exit 1
+    monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)  # drawing would be a defect and exit 1
     call("sample", whole_run, *switches).refused(2, *words)
     assert list(tmp_path.iterdir()) == []
 

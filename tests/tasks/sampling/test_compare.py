@@ -14,8 +14,8 @@ from PIL import Image
 
 from gentool.errors import UserError
 from gentool.runs.samples import read_samples
-from gentool.tasks.compare import FINE_STEPS, compare, each, end_of
 from gentool.tasks.model.load import load_run
+from gentool.tasks.sampling.compare import FINE_STEPS, compare, each, end_of
 from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
 from tests.tasks.runs import Ended
@@ -172,7 +172,7 @@ def test_what_is_refused(
     switches: list[str], words: list[str], whole_run: Path, tmp_path: Path, call: Call, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gentool.tasks.compare.Artist", None)  # drawing would be a defect and exit 1
+    monkeypatch.setattr("gentool.tasks.sampling.compare.Artist", None)  # drawing would be a defect and exit 1
     steps = [] if "--steps" in switches else ["--steps", "2"]
     call("sample", whole_run, *switches, *steps).refused(2, *words)
     assert list(tmp_path.iterdir()) == []

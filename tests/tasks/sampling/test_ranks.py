@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gentool.runs.samples import read_samples
-from gentool.tasks.ranks import Ranks
+from gentool.tasks.sampling.ranks import Ranks
 from tests.tasks.runs import Ended, environment
 
 Call = Callable[..., Ended]

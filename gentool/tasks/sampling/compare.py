@@ -26,7 +26,7 @@ from gentool.runs.pictures import sheet
 from gentool.tasks.evaluate import as_images
 from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import load_run
-from gentool.tasks.sample import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
+from gentool.tasks.sampling.draw import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
 

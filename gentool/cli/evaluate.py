@@ -72,7 +72,7 @@ def evaluate(
     from gentool.recipes.overrides import parse_pairs
     from gentool.runs.atomic import check_writable
     from gentool.tasks.evaluate import evaluate as work
-    from gentool.tasks.report import write_report
+    from gentool.tasks.evaluation.report import write_report
 
     if report is not None:
         check_writable(report.absolute().parent)

@@ -143,7 +143,7 @@ def purify(
     """
     from gentool.cli.attack import Options, measure
     from gentool.cli.progress import progress
-    from gentool.tasks.purify import Settings
+    from gentool.tasks.purification.purifier import Settings
     from gentool.tasks.purify import purify as work
 
     settings = Settings(method, t_star, sigma_star, steps, rounds, label)

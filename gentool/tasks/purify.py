@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,15 @@ import torch
 from torch import Tensor
 
 from gentool.diffusion.purify import Purifier
-from gentool.diffusion.purify_levels import langevin_time, level_of, method_named, notices
-from gentool.errors import GentoolError, UserError
+from gentool.diffusion.purify_levels import notices
+from gentool.errors import GentoolError
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint
-from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.read import Split, fit_shape, read_pictures, resized
 from gentool.tasks.pictures.readings import Readings, load_judge, read_both
 from gentool.tasks.pictures.write import check_places, write_pictures
-from gentool.training.denoising import DenoisingModule
-from gentool.training.module import GenModule
-
-STEPS, LANGEVIN_STEPS = 100, 10
-"""As published at t* = 0.1: steps of 1e-3, and of 1e-2 for ld-sde."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to purify, as the user says it; None is the default.
-
-    Attributes:
-        t_star: in the process's own time; ld-sde: its whole time.
-        sigma_star: the same as a noise level.
-        label: the class a conditional model is told, by number or name; None: its null label.
-    """
-
-    method: str | None = None
-    t_star: float | None = None
-    sigma_star: float | None = None
-    steps: int | None = None
-    rounds: int = 1
-    label: str | None = None
+from gentool.tasks.purification.purifier import Settings, build_purifier
 
 
 @dataclass(frozen=True)
@@ -73,59 +50,12 @@ class Purified:
         }
 
 
-def build_purifier(module: GenModule, settings: Settings) -> Purifier:
-    """The purifier of a trained run, on the module's device.
-
-    Raises:
-        UserError: the run is of no single denoiser of pictures, or the settings do not fit it.
-    """
-    family = module.recipe.family
-    if not isinstance(module, DenoisingModule):
-        raise UserError(
-            f"a run of the family {family} is no denoiser to purify with; give a diffusion run (edm, dpdm)"
-        )
-    denoiser = module.model
-    if denoiser.process.state_parts != 1 or module.likelihood_prior() is not None:
-        raise UserError(
-            f"the family {family} adds no Gaussian noise to pictures alone, which purification does"
-        )
-    if module.spec.kind != "image":
-        raise UserError(f"purification is for pictures; this model makes {module.spec.kind} data")
-    process, method = denoiser.process, method_named(settings.method, denoiser.process)
-    if method == "ld-sde":
-        own = Purifier(denoiser, process, method)
-        found = langevin_time(settings.t_star, settings.sigma_star)
-        langevin = own.langevin if found is None else replace(own.langevin, time=found)
-        chosen = replace(own, langevin=langevin)
-        steps = settings.steps or max(1, round(LANGEVIN_STEPS * langevin.time / 0.1))
-    else:
-        chosen = Purifier(denoiser, process, method, level_of(process, settings.t_star, settings.sigma_star))
-        steps = settings.steps or STEPS
-    return replace(chosen, steps=steps, rounds=settings.rounds, label=_label(module, settings.label))
-
-
-def _label(module: DenoisingModule, asked: str | None) -> int | None:
-    if asked is not None:
-        labels = label_cycle(asked, module, None)
-        if labels is None or len(labels) != 1:
-            raise UserError(f"--label {asked}: one class at most is told to the model")
-        return labels[0]
-    if module.classes == 0:
-        return None
-    if module.recipe.model.label_dropout == 0:
-        raise UserError(
-            "this model was never trained without labels (model.label_dropout: 0), and a picture to purify has none: "
-            "give --label, or train with label dropout"
-        )
-    return module.classes
-
-
 def purify(
     path: Path | str,
     source: str,
     *,
     out: Path | None = None,
-    settings: Settings = Settings(),
+    settings: Settings | None = None,
     seed: int = 0,
     count: int | None = None,
     split: Split = "test",
@@ -151,7 +81,7 @@ def purify(
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run, resolved, module = load_run(path)
-    purifier = build_purifier(module.to(device), settings)
+    purifier = build_purifier(module.to(device), settings or Settings())
     if purifier.method != "ld-sde":
         for line in notices(purifier.sigma_star):
             say(line)

@@ -18,7 +18,7 @@ from gentool.errors import CorruptError, RecipeError, UserError
 from gentool.recipes.resolve import resolve, resolve_text
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights, save_weights
-from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.evaluation.likelihood import bits_per_dim
 from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample

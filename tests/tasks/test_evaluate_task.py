@@ -16,7 +16,7 @@ from gentool.data import make_config, open_set
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import write_samples
 from gentool.tasks.evaluate import evaluate, unlabelled
-from gentool.tasks.likelihood import bits_per_dim
+from gentool.tasks.evaluation.likelihood import bits_per_dim
 from gentool.tasks.model.load import load_run, stored_recipe
 from gentool.tasks.sample import sample
 from tests.tasks.runs import Ended

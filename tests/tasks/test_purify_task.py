@@ -14,7 +14,7 @@ from PIL import Image
 from gentool.data import make_config, open_set, to_model
 from gentool.runs.samples import read_samples, write_samples
 from gentool.tasks.model.load import load_run
-from gentool.tasks.purify import Settings, build_purifier
+from gentool.tasks.purification.purifier import Settings, build_purifier
 from gentool.tasks.train import train
 from tests.tasks.runs import TINY, Ended
 

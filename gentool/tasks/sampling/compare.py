@@ -19,11 +19,10 @@ from gentool.errors import UserError
 from gentool.metrics.cache import default_folder
 from gentool.metrics.catalog import plan
 from gentool.metrics.evaluate import evaluate
-from gentool.metrics.images import ImageSet
+from gentool.metrics.images import ImageSet, as_images
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
 from gentool.runs.pictures import sheet
-from gentool.tasks.evaluate import as_images
 from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.draw import Job, OnSample, as_kept, draw_rows, load_guide, named_changes

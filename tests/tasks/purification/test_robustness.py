@@ -17,9 +17,9 @@ from gentool.data import make_config, open_set
 from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError
 from gentool.runs.samples import write_samples
-from gentool.tasks import attack_target
-from gentool.tasks.attack_target import gradient_check, open_target
-from gentool.tasks.purify import Settings
+from gentool.tasks.purification import target as attack_target
+from gentool.tasks.purification.purifier import Settings
+from gentool.tasks.purification.target import gradient_check, open_target
 from gentool.tasks.train import train
 from tests.tasks.runs import TINY, Ended, start
 
@@ -163,7 +163,7 @@ def test_a_time_budget_cuts_pictures_and_never_the_attack(
     words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     """A clock on which every look takes ten seconds: two minutes are enough for some pictures."""
-    from gentool.tasks import robustness
+    from gentool.tasks.purification import robustness
 
     class Clock:
         now = 0.0

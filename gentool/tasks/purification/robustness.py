@@ -24,8 +24,8 @@ from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.noise import mix
 from gentool.runs.atomic import check_writable, write_json
-from gentool.tasks.attack_target import Target, gradient_check, purified
-from gentool.tasks.examples import EXAMPLES, keep
+from gentool.tasks.purification.examples import EXAMPLES, keep
+from gentool.tasks.purification.target import Target, gradient_check, purified
 from gentool.training.signals import StopFlag
 
 Say = Callable[[str], None]

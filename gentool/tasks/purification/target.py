@@ -21,7 +21,7 @@ from gentool.runs.weights import fingerprint
 from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.read import Split, fit_shape, read_pictures
 from gentool.tasks.pictures.readings import load_judge
-from gentool.tasks.purify import Settings, build_purifier
+from gentool.tasks.purification.purifier import Settings, build_purifier
 
 SELF_TEST_STEPS = 4
 SELF_TEST_ERROR = 1e-4

@@ -8,7 +8,7 @@ from pathlib import Path
 from gentool.metrics.report import as_picture, render
 from gentool.runs.atomic import atomic_write, write_json, write_text
 from gentool.runs.folder import RunFolder
-from gentool.tasks.evaluate import Evaluated
+from gentool.tasks.evaluation.result import Evaluated
 from gentool.tasks.model.card import account_of_run, model_card
 from gentool.training.metricslog import read_rows
 

@@ -14,40 +14,21 @@ from torch import Tensor
 from gentool.diffusion.purify import Purifier
 from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError
-from gentool.runs.provenance import describe_machine
-from gentool.runs.weights import fingerprint
-from gentool.tasks.model.load import load_run
-from gentool.tasks.pictures.read import Split, fit_shape, read_pictures, resized
-from gentool.tasks.pictures.readings import Readings, load_judge, read_both
-from gentool.tasks.pictures.write import check_places, write_pictures
+from gentool.tasks.model.load import load_run, origin
+from gentool.tasks.pictures.change import Changed, Subject
+from gentool.tasks.pictures.read import Split
+from gentool.tasks.pictures.write import check_places
 from gentool.tasks.purification.purifier import Settings, build_purifier
 
 
-@dataclass(frozen=True)
-class Purified:
-    """The file, its panel, and what was done and measured. `moved`: root mean square change of a pixel in [-1, 1]."""
+@dataclass(frozen=True, kw_only=True)
+class Purified(Changed):
+    """Purified pictures. `seed`: of their noise."""
 
-    path: Path
-    panel: Path
-    count: int
-    how: dict[str, Any]
     seed: int
-    moved: float
-    seconds: float
-    readings: Readings | None
 
-    def document(self) -> dict[str, Any]:
-        """What `gentool purify --json` prints."""
-        return {
-            "path": str(self.path),
-            "panel": str(self.panel),
-            "count": self.count,
-            **self.how,
-            "seed": self.seed,
-            "moved": self.moved,
-            "seconds": round(self.seconds, 3),
-            "classifier": None if self.readings is None else self.readings.document(),
-        }
+    def figures(self) -> dict[str, Any]:
+        return {"seed": self.seed, **super().figures()}
 
 
 def purify(
@@ -85,42 +66,41 @@ def purify(
     if purifier.method != "ld-sde":
         for line in notices(purifier.sigma_star):
             say(line)
-    found = read_pictures(source, known=resolved.recipe.data, split=split, count=count, say=say)
-    fed = fit_shape(found.x, module.spec.shape, found.name, resize=resize, repeat_channels=repeat_channels)
-    size: tuple[int, int] = tuple(found.x.shape[2:])  # type: ignore[assignment]
-    judged = (module.spec.shape[0], *size)
-    judge = None if classifier is None else load_judge(classifier, judged, device)
+    subject = Subject.read(
+        source,
+        module,
+        known=resolved.recipe.data,
+        split=split,
+        count=count,
+        classifier=classifier,
+        resize=resize,
+        repeat_channels=repeat_channels,
+        say=say,
+    )
+    x = subject.x
     out = out or run.samples / f"purified-{Path(source).stem}-{purifier.method}-seed{seed}.h5"
-    check_places(out, source, single=found.single)
+    check_places(out, source, single=subject.found.single)
     say(
-        f"{len(fed)} pictures, {purifier.nfe} network calls each ({purifier.method}, t* = {purifier.t_star:.4g})"
+        f"{len(x)} pictures, {purifier.nfe} network calls each ({purifier.method}, t* = {purifier.t_star:.4g})"
     )
     parts = []
-    for start in range(0, len(fed), batch_size):
-        rows = range(start, min(start + batch_size, len(fed)))
-        parts.append(_together(purifier, fed[rows.start : rows.stop].to(device), rows, seed).cpu())
-        report(rows.stop, len(fed), {})
-    after, before = torch.cat(parts), fed
-    if size != tuple(after.shape[2:]):
-        before, after = (
-            resized(fed, size) if fed.shape[1] != found.x.shape[1] else found.x,
-            resized(after, size),
-        )
-    readings = None if judge is None else read_both(*judge, before, after, found.labels)
+    for start in range(0, len(x), batch_size):
+        rows = range(start, min(start + batch_size, len(x)))
+        parts.append(_together(purifier, x[rows.start : rows.stop].to(device), rows, seed).cpu())
+        report(rows.stop, len(x), {})
     how = {"process": purifier.process.name, **purifier.describe()}
-    provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
-        "input": source,
-        "seed": seed,
-        "purify": how,
-    }
-    panel = write_pictures(out, found, before, after, provenance)
-    moved = float((after - before).square().mean().sqrt())
-    seconds = time.perf_counter() - started
-    return Purified(out, panel, len(after), how, seed, moved, seconds, readings)
+    provenance = {**origin(run, resolved), "input": source, "seed": seed, "purify": how}
+    panel, moved, readings = subject.write(out, torch.cat(parts), provenance)
+    return Purified(
+        path=out,
+        panel=panel,
+        count=len(x),
+        how=how,
+        moved=moved,
+        seconds=time.perf_counter() - started,
+        readings=readings,
+        seed=seed,
+    )
 
 
 def _together(purifier: Purifier, x: Tensor, rows: Sequence[int], seed: int) -> Tensor:

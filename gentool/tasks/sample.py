@@ -15,11 +15,10 @@ import torch
 from gentool.errors import UserError
 from gentool.runs.atomic import check_writable
 from gentool.runs.folder import RunFolder
-from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.model.labels import label_cycle
-from gentool.tasks.model.load import load_run, stored_recipe
+from gentool.tasks.model.labels import in_turn, label_cycle
+from gentool.tasks.model.load import load_run, origin, stored_recipe
 from gentool.tasks.sampling.draw import Job, OnSample, batches, load_guide, named_changes
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
@@ -113,13 +112,10 @@ def sample(
         seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
         return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)
     images = np.concatenate(arrays)
-    labels = None if job.labels is None else np.array([job.labels[i % len(job.labels)] for i in range(count)])
+    labels = None if job.labels is None else in_turn(job.labels, range(count)).numpy()
     mean_nfe = sum(nfe) / count
     provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
+        **origin(run, resolved),
         "family": resolved.recipe.family,
         "seed": seed,
         "nfe": mean_nfe,

@@ -21,11 +21,9 @@ from gentool.diffusion.gradients.rollout import Replay
 from gentool.errors import UserError
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_writable
-from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
-from gentool.runs.weights import fingerprint
-from gentool.tasks.model.labels import label_cycle
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.labels import in_turn, label_cycle
+from gentool.tasks.model.load import load_run, origin
 from gentool.tasks.pictures.readings import load_judge
 from gentool.tasks.pictures.write import write_panel
 from gentool.training.denoising import DenoisingModule
@@ -215,10 +213,7 @@ def steer(
     chosen = {"iterations": how.iterations, "rate": how.rate, "bound": how.bound, "solver": settings.solver}
     chosen |= {"steps": settings.steps, "classifier": judge_run.path.name}
     provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
+        **origin(run, resolved),
         "edit": {"method": "steer", "label": target, "seed": seed, **chosen},
     }
     old_pixels, new_pixels = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
@@ -251,7 +246,7 @@ def request_for(
     device: torch.device,
 ) -> SampleRequest:
     """The request for these samples, as `gentool sample` would make it."""
-    own = None if labels is None else torch.tensor([labels[i % len(labels)] for i in rows], device=device)
+    own = None if labels is None else in_turn(labels, rows, device)
     return SampleRequest(seed=seed, indices=rows, labels=own, settings=settings, device=device)
 
 

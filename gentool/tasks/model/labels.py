@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
 
 from gentool.errors import UserError
 from gentool.training.module import GenModule
@@ -36,3 +39,8 @@ def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tu
 def _named(class_names: Sequence[str]) -> str:
     named = [n for i, n in enumerate(class_names) if n != str(i)]
     return f" ({', '.join(named[:20])}{' ...' if len(named) > 20 else ''})" if named else ""
+
+
+def in_turn(labels: Sequence[int], indices: Iterable[int], device: torch.device | None = None) -> Tensor:
+    """(B,) int64: the label of each of these samples, where `label_cycle`'s are taken in turn."""
+    return torch.tensor([labels[i % len(labels)] for i in indices], device=device)

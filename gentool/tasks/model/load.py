@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,8 @@ from gentool.data import DataSpec
 from gentool.errors import CorruptError
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.runs.folder import RunFolder
-from gentool.runs.weights import load_weights
+from gentool.runs.provenance import describe_machine
+from gentool.runs.weights import fingerprint, load_weights
 from gentool.tasks.model.base import matched
 from gentool.training.module import GenModule
 
@@ -75,3 +77,13 @@ def stored_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Resolved:
     """The recipe of a run, under the name that it was trained by."""
     resolved = resolve(run.recipe, overrides, families.recipe_schema)
     return replace(resolved, name=run.read_provenance().get("recipe", resolved.name))
+
+
+def origin(run: RunFolder, resolved: Resolved) -> dict[str, Any]:
+    """What a file that the run's model made says of where it came from."""
+    return {
+        **describe_machine(),
+        "run": run.path.name,
+        "recipe": resolved.text,
+        "model_sha256": fingerprint(run.weights),
+    }

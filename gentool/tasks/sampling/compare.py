@@ -23,7 +23,7 @@ from gentool.metrics.images import ImageSet, as_images
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
 from gentool.runs.pictures import sheet
-from gentool.tasks.model.labels import label_cycle
+from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.draw import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
 from gentool.training.module import GenModule
@@ -241,7 +241,7 @@ class Artist:
         """(count,) of the samples, or None."""
         if self.job.labels is None:
             return None
-        return np.array([self.job.labels[i % len(self.job.labels)] for i in range(self.count)])
+        return in_turn(self.job.labels, range(self.count)).numpy()
 
 
 class Judge:

@@ -14,6 +14,7 @@ import torch
 from gentool.data import to_uint8
 from gentool.errors import GentoolError
 from gentool.recipes.schema import Sample
+from gentool.tasks.model.labels import in_turn
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
@@ -107,9 +108,7 @@ def draw_rows(
 def _draw_together(
     job: Job, module: GenModule, guide: Guide | None, indices: range, device: torch.device
 ) -> tuple[torch.Tensor, float]:
-    labels = None
-    if job.labels is not None:
-        labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
+    labels = None if job.labels is None else in_turn(job.labels, indices, device)
     request = SampleRequest(
         seed=job.seed,
         indices=indices,

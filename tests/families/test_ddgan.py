@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import Batch, open_set
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import PreemptedError, UserError
@@ -29,7 +27,7 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.train import train
 from gentool.training.adversarial import gradient_squares
 from gentool.training.sampling import SampleRequest
-from tests.tasks.runs import Ended, gentool
+from tests.tasks.runs import Call, gentool
 
 TOY = (
     "ddgan/toy2d-small",
@@ -50,16 +48,6 @@ DIGITS = (
     "trainer.max_steps=3",
     "sample.count=12",
 )
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 def module_of(*arguments: str) -> DdganModule:

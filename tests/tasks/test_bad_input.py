@@ -24,9 +24,8 @@ from PIL import Image
 from gentool.errors import GentoolError
 from gentool.runs import checkpoints
 from gentool.tasks.train import train
-from tests.tasks.runs import TINY, Ended
+from tests.tasks.runs import TINY, Call, Ended
 
-Call = Callable[..., Ended]
 QUICK = (*TINY, "trainer.max_steps=6", "trainer.checkpoint_every=2", "trainer.log_every=2")
 
 

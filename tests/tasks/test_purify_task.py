@@ -16,9 +16,8 @@ from gentool.runs.samples import read_samples, write_samples
 from gentool.tasks.model.load import load_run
 from gentool.tasks.purification.purifier import Settings, build_purifier
 from gentool.tasks.train import train
-from tests.tasks.runs import TINY, Ended
+from tests.tasks.runs import TINY, Call
 
-Call = Callable[..., Ended]
 FAST = ("--steps", "3", "-q")
 
 

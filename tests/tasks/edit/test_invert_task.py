@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ from PIL import Image
 
 from gentool.runs.samples import read_samples
 from gentool.tasks.train import train
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 FEW = ("--set", "steps=8", "-q", "--json")
 
 

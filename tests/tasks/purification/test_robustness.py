@@ -21,9 +21,7 @@ from gentool.tasks.purification import target as attack_target
 from gentool.tasks.purification.purifier import Settings
 from gentool.tasks.purification.target import gradient_check, open_target
 from gentool.tasks.train import train
-from tests.tasks.runs import TINY, Ended, start
-
-Call = Callable[..., Ended]
+from tests.tasks.runs import TINY, Call, start
 
 
 @pytest.fixture(scope="module")

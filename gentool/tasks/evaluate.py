@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,8 @@ from gentool.tasks.evaluation.result import Evaluated
 from gentool.tasks.model.load import data_spec, load_run, stored_recipe
 from gentool.tasks.sample import sample
 from gentool.tasks.sampling.ranks import Ranks
+from gentool.training.watching import Report, Say, unsaid
 
-Say = Callable[[str], None]
-Report = Callable[[int, int, Mapping[str, float]], None]
 DEFAULTS = {"points": ("cloud-cd",)}
 """Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
@@ -51,7 +50,7 @@ def evaluate(
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     report: Report | None = None,
-    say: Say = lambda line: None,
+    say: Say = unsaid,
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from gentool.tasks.pictures.change import Changed, Subject
 from gentool.tasks.pictures.read import Split
 from gentool.tasks.pictures.write import check_places
 from gentool.tasks.purification.purifier import Settings, build_purifier
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ def purify(
     resize: bool = False,
     repeat_channels: bool = False,
     batch_size: int = 64,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Purified:
     """Purifies INPUT with the run at `path` and writes the pictures and a before/after panel.
 

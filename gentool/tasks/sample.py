@@ -22,6 +22,7 @@ from gentool.tasks.model.load import load_run, origin, stored_recipe
 from gentool.tasks.sampling.draw import Job, OnSample, batches, load_guide, named_changes
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
+from gentool.training.watching import Say, unsaid
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def sample(
     mesh: bool = False,
     mesher: str | None = None,
     on_sample: OnSample | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = unsaid,
 ) -> Sampled:
     """Draws `count` samples and writes them.
 
@@ -132,7 +133,7 @@ def sample(
 
 def meshes_beside(
     out: Path, module: GenModule, count: int, mesher: str | None
-) -> Callable[[np.ndarray, np.ndarray | None, Callable[[str], None]], Path]:
+) -> Callable[[np.ndarray, np.ndarray | None, Say], Path]:
     """What writes samples' meshes beside their file; refuses, before any work, what it could not do.
 
     Raises:
@@ -149,7 +150,7 @@ def meshes_beside(
     if mesher is not None:
         task.trained_orient(mesher, torch.device("cpu"))
 
-    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Callable[[str], None]) -> Path:
+    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Say) -> Path:
         return task.mesh_clouds(clouds, labels, folder, source=str(out), mesher=mesher, say=say).path
 
     return work

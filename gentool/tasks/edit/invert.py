@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gentool.tasks.pictures.read import Pictures, Split
 from gentool.tasks.pictures.write import check_places
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 STEPS = 100
 READ = ("steps", "grid", "grid_options", "threshold")
@@ -57,8 +58,8 @@ def invert(
     resize: bool = False,
     repeat_channels: bool = False,
     batch_size: int = 64,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Inverted:
     """Edits INPUT with the run at `path`, and writes the pictures and a panel: before, after, difference.
 

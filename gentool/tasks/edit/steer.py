@@ -29,6 +29,7 @@ from gentool.tasks.pictures.write import write_panel
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 Score = Callable[[Tensor], Tensor]
 """Pictures (B, C, H, W) in [-1, 1] -> (B,), each of its own picture; differentiable."""
@@ -140,8 +141,8 @@ def steer(
     how: Steering = Steering(),
     changes: Sequence[str] = (),
     batch_size: int = 16,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Steered:
     """Draws `count` samples, and moves the noise they start from until a classifier reads them as `label`.
 

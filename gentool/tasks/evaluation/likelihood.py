@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from gentool.diffusion import likelihood
 from gentool.errors import UserError
 from gentool.noise import Noise
 from gentool.training.module import GenModule
+from gentool.training.watching import Report
 
 COUNT = 128
 """Held-out examples; the ODE costs about a hundred network calls and as many derivatives for each."""
@@ -24,7 +24,7 @@ def bits_per_dim(
     *,
     seed: int = 0,
     count: int = COUNT,
-    report: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    report: Report | None = None,
 ) -> tuple[float, dict[str, Any]]:
     """Mean bits per dimension of the test split's first `count` images, and its standard error.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -13,9 +13,7 @@ from gentool.tasks.evaluation.reference import reference_data
 from gentool.tasks.evaluation.result import Evaluated
 from gentool.tasks.model.load import load_run
 from gentool.training.findings import Findings
-
-Say = Callable[[str], None]
-Report = Callable[[int, int, Mapping[str, float]], None]
+from gentool.training.watching import Report, Say
 
 
 def of_model(

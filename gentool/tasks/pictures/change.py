@@ -14,6 +14,7 @@ from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_picture
 from gentool.tasks.pictures.readings import Readings, load_judge, read_both
 from gentool.tasks.pictures.write import write_pictures
 from gentool.training.module import GenModule
+from gentool.training.watching import Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Subject:
         classifier: str | None,
         resize: bool,
         repeat_channels: bool,
-        say: Callable[[str], None],
+        say: Say,
     ) -> Subject:
         """Reads INPUT for a module, on whose device the classifier works.
 

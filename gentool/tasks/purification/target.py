@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.read import Split, fit_shape, read_pictures
 from gentool.tasks.pictures.readings import load_judge
 from gentool.tasks.purification.purifier import Settings, build_purifier
+from gentool.training.watching import Say, unsaid
 
 SELF_TEST_STEPS = 4
 SELF_TEST_ERROR = 1e-4
@@ -51,7 +52,7 @@ def open_target(
     *,
     settings: Settings,
     split: Split = "test",
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = unsaid,
 ) -> tuple[RunFolder, Target]:
     """A diffusion run before a classifier's run, on the labelled pictures of a data set or file, on the device.
 

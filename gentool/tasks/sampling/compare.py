@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.draw import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
+from gentool.training.watching import Say, unsaid
 
 FINE_STEPS = 128
 """Steps of the trajectory that all others are held against."""
@@ -91,7 +92,7 @@ def compare(
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
     on_sample: OnSample | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = unsaid,
 ) -> Compared:
     """Draws the same `count` samples with every solver at every number of steps, and writes picture and table.
 

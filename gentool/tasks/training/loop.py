@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from gentool.tasks.training.private import PrivateTraining
 from gentool.training.callbacks import StepEnd
 from gentool.training.module import GenModule
 from gentool.training.private.step import PrivateStep
-
-Say = Callable[[str], None]
+from gentool.training.watching import Say
 
 
 def is_main_process() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +18,7 @@ from gentool.runs.folder import RunFolder
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
-
-Say = Callable[[str], None]
+from gentool.training.watching import Say
 
 
 @dataclass

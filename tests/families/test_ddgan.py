@@ -292,12 +292,18 @@ def test_clipping_bounds_both_networks_steps(tmp_path: Path) -> None:
         assert norm == pytest.approx(0.001, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train_and_sample(precision: str, call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kept"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)])
+def test_other_precisions_train_and_sample(
+    precision: str, kept: torch.dtype, call: Call, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     done = call("train", *DIGITS, f"trainer.precision={precision}", "--run-dir", run, "-q")
     assert done.code == 0, done.err
-    assert call("sample", run, "-q").code == 0
+    weights, _ = load_weights(run / "model.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {kept}
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+    drawn = call("sample", run, "--json", "-q").json
+    assert read_samples(drawn["path"]).array.shape == (12, 8, 8, 1)
 
 
 def test_divergence_is_noticed_and_the_advice_is_for_this_family(call: Call, tmp_path: Path) -> None:

@@ -358,13 +358,19 @@ def test_truncation_and_noise_of_samples(toy: Path) -> None:
     torch.testing.assert_close(drawn(module, truncation=0.5, cutoff=4), near)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train_and_sample(precision: str, call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kept"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)])
+def test_other_precisions_train_and_sample(
+    precision: str, kept: torch.dtype, call: Call, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     changes = (*TOY, *FULL, "trainer.max_steps=2", f"trainer.precision={precision}")
     done = call("train", *changes, "--run-dir", run, "-q")
     assert done.code == 0, done.err
-    assert call("sample", run, "-q").code == 0
+    weights, _ = load_weights(run / "model.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {kept}
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+    drawn = call("sample", run, "--json", "-q").json
+    assert read_samples(drawn["path"]).array.shape == (12, 8, 8, 1)
 
 
 # --- what is refused ---

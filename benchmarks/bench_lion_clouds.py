@@ -105,7 +105,7 @@ def direct(module: LionModule, data: DataSet, steps: int, seed: int) -> tuple[De
     from gentool.networks.pvcnn_unet import CloudUNet
     from gentool.recipes.schema import Ema as EmaConfig
     from gentool.training.ema import Ema
-    from gentool.training.module import LrSchedule, build_optimizer
+    from gentool.training.optimizers import LrSchedule, build_optimizer
 
     class OnPoints(nn.Module):
         def __init__(self) -> None:

@@ -49,7 +49,7 @@ def module_of(net: Net, device: torch.device) -> GenModule:
     from gentool import families
     from gentool.data import DataSpec
     from gentool.recipes.resolve import resolve_text
-    from gentool.tasks.train import build_module
+    from gentool.tasks.model.build import build_module
 
     text = f"""
 family: edm

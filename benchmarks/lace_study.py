@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gentool.families.lace.module import LaceModule
-    from gentool.tasks.lace import How
-    from gentool.tasks.lace_scores import Verdict
+    from gentool.tasks.edit.lace import How
+    from gentool.tasks.edit.lace_scores import Verdict
 
 COMPOSED = ("digit=7 and slant=0.7", "digit=3 or digit=8", "digit=1 and not thick")
 UNSEEN = "digit=4 and thick"
@@ -98,8 +98,8 @@ def opened(runs: dict[str, Path], name: str) -> tuple[LaceModule, Verdict]:
     """A lace run and its judge, on the device there is."""
     import torch
 
-    from gentool.tasks.lace_scores import load_verdict
-    from gentool.tasks.sample import load_run
+    from gentool.tasks.edit.lace_scores import load_verdict
+    from gentool.tasks.model.load import load_run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module: Any = load_run(runs[name])[2].to(device)
@@ -111,7 +111,7 @@ def edited(
 ) -> dict[str, Any]:
     """Figures of an edit, and the pictures and latents it ends on."""
     from gentool.families.lace.formula import parse
-    from gentool.tasks.lace import led, rendered
+    from gentool.tasks.edit.lace import led, rendered
 
     nodes = [parse(text, module.attributes()) for text in formulas]
     latents, failed, nfe = led(module, nodes, rows, seed, how)
@@ -128,7 +128,7 @@ def by_sampler(module: LaceModule, verdict: Verdict, scale: Scale, seed: int) ->
     from gentool.data import open_set, to_model
     from gentool.families.lace.samplers import Settings
     from gentool.metrics.frechet import frechet_distance
-    from gentool.tasks.lace import How
+    from gentool.tasks.edit.lace import How
 
     data = open_set(module.recipe.data, "train")
     real = verdict.moments(to_model(data.take(range(min(10_000, len(data)))).x))
@@ -166,7 +166,7 @@ def one_after_the_other(
     module: LaceModule, verdict: Verdict, scale: Scale, seed: int, how: How
 ) -> dict[str, Any]:
     """Digit, then slant, then thickness, to targets drawn uniformly: accuracies over all samples, strengths, drift."""
-    from gentool.tasks.lace_scores import edit_strengths, relative_strengths
+    from gentool.tasks.edit.lace_scores import edit_strengths, relative_strengths
 
     draw, tables, drifts = random.Random(seed), [], []
     for group in range(scale.groups):
@@ -203,7 +203,7 @@ def study(scale: Scale, folder: Path, seed: int, what: str) -> Result:
         what: the pictures, in words, for the claims.
     """
     from gentool.families.lace.control import Anchors
-    from gentool.tasks.lace import How
+    from gentool.tasks.edit.lace import How
 
     runs, figures = prepared(scale, folder, seed)
     module, verdict = opened(runs, "lace")
@@ -235,7 +235,8 @@ def described(run: Path, scale: Scale) -> str:
     from gentool import families
     from gentool.recipes.resolve import resolve
     from gentool.runs.folder import RunFolder
-    from gentool.tasks.resume import differences, stored_recipe
+    from gentool.tasks.model.load import stored_recipe
+    from gentool.tasks.training.resume import differences
 
     shipped = resolve(scale.generator[0], (), families.recipe_schema)
     changes = differences(shipped, stored_recipe(RunFolder.open(run)))

@@ -10,7 +10,7 @@ from gentool.data import to_model
 from gentool.errors import UserError
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
-from gentool.tasks.invert import Method, Settings, build_inverter
+from gentool.tasks.edit.inverter import Method, Settings, build_inverter
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 from tests.conformance.test_families import CASES, batch_of, make

@@ -24,8 +24,9 @@ from gentool.networks.vit import positions_for
 from gentool.recipes.resolve import resolve
 from gentool.runs.weights import load_weights, save_weights
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.sample import load_run
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.train import train
 from tests.tasks.runs import Ended
 
 DENSE = (

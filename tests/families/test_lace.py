@@ -18,7 +18,7 @@ from gentool.families.lace.network import LatentClassifier, masked_losses
 from gentool.families.lace.samplers import Settings
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve_text
-from gentool.tasks.build import build_module
+from gentool.tasks.model.build import build_module
 from gentool.training.sampling import SampleRequest
 
 SLANT = "slant: {source: measure, measure: slant}"

@@ -19,10 +19,12 @@ from gentool import families, networks
 from gentool.data import DataSpec, make_config, open_set
 from gentool.recipes import shipped
 from gentool.recipes.resolve import Resolved, resolve, resolve_text
-from gentool.tasks.dryrun import dry_run
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.sample import load_run, sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from gentool.tasks.train import train
+from gentool.tasks.training.dryrun import dry_run
 from gentool.training.probe import random_batch
 from tests.families.lion_runs import UNET as SMALL_CLOUDS
 
@@ -318,7 +320,9 @@ def test_one_step_on_tiny_data_and_what_comes_of_it(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", shipped.names())
 def test_dry_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gentool.tasks.dryrun.BUDGET", 1e6)  # the whole batch, however busy the machine is
+    monkeypatch.setattr(
+        "gentool.tasks.training.dryrun.BUDGET", 1e6
+    )  # the whole batch, however busy the machine is
     changes = small(name, tmp_path)
     before = sorted(tmp_path.rglob("*"))
     found = dry_run(name, changes)

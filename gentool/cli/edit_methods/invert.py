@@ -8,7 +8,7 @@ from gentool.cli.output import emit, note
 
 def _invert(given: Given) -> None:
     from gentool.cli.progress import progress
-    from gentool.tasks.invert import Settings, invert
+    from gentool.tasks.edit.invert import Settings, invert
 
     quiet = given["quiet"]
     scale, from_scale = (1.0 if given[key] is None else given[key] for key in ("scale", "from_scale"))

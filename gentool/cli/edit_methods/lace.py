@@ -12,7 +12,7 @@ def _lace(given: Given) -> None:
     from gentool.cli.progress import progress
     from gentool.families.lace.control import Anchors
     from gentool.families.lace.samplers import Settings
-    from gentool.tasks.lace import How, edit
+    from gentool.tasks.edit.lace import How, edit
 
     quiet, settings = given["quiet"], Settings()
     if given["temperature"] is not None:

@@ -87,7 +87,7 @@ PARAMETERS = {
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
     "lace/digits-small": 30_143,
-    "lace/mnist32-small": 67_854,
+    "lace/mnist32-small": 51_342,
     "editgan/digits8-small": 760_222,
     "editgan/mnist32-small": 9_389_214,
     "classifier/digits-small": 77_898,

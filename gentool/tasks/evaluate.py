@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gentool import families
 from gentool.data import open_set
@@ -27,7 +26,7 @@ from gentool.tasks.evaluation.likelihood import bits_per_dim
 from gentool.tasks.evaluation.own_figures import of_model
 from gentool.tasks.evaluation.reference import own_classifier, reference_data
 from gentool.tasks.evaluation.result import Evaluated
-from gentool.tasks.model.load import data_spec, load_run, stored_recipe
+from gentool.tasks.model.load import best_device, data_spec, load_run, stored_recipe
 from gentool.tasks.sample import sample
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.watching import Report, Say, unsaid
@@ -126,7 +125,7 @@ def evaluate(
         check_options(infos, wanted)
         config = reference_data(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
         if run is not None and main:
             say("drawing samples")

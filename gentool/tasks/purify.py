@@ -14,7 +14,7 @@ from torch import Tensor
 from gentool.diffusion.purify import Purifier
 from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError
-from gentool.tasks.model.load import load_run, origin
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.change import Changed, Subject
 from gentool.tasks.pictures.read import Split
 from gentool.tasks.pictures.write import check_places
@@ -61,7 +61,7 @@ def purify(
         resize, repeat_channels: how pictures of another shape are brought to the model's, and back in size.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path)
     purifier = build_purifier(module.to(device), settings or Settings())
     if purifier.method != "ld-sde":

@@ -15,7 +15,7 @@ from gentool.errors import UserError
 from gentool.noise import Noise, mix
 from gentool.tasks.edit.inverter import Method, Settings, build_inverter
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import load_run, origin
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.change import Changed, Subject
 from gentool.tasks.pictures.read import Pictures, Split
 from gentool.tasks.pictures.write import check_places
@@ -71,7 +71,7 @@ def invert(
         resize, repeat_channels: how pictures of another shape are brought to the model's, and back in size.
     """
     started, settings = time.perf_counter(), settings or Settings()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path, _sample_changes(changes))
     inverter = build_inverter(module.to(device), method, resolved.recipe.sample, settings)
     subject = Subject.read(

@@ -10,6 +10,7 @@ from gentool.data import open_set
 from gentool.diffusion import likelihood
 from gentool.errors import UserError
 from gentool.noise import Noise
+from gentool.tasks.model.load import best_device
 from gentool.training.module import GenModule
 from gentool.training.watching import Report
 
@@ -36,7 +37,7 @@ def bits_per_dim(
     if module.spec.kind != "image":
         raise UserError("bits-per-dim is for images of 8 bits; the model makes " + module.spec.kind + " data")
     dataset = open_set(module.recipe.data, "test")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     module = module.to(device)
     count = min(count, len(dataset))
     bits, calls, bound = [], 0.0, False

@@ -24,7 +24,7 @@ from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
 from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.tasks.sampling.draw import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
@@ -120,7 +120,7 @@ def compare(
         raise UserError("--classifier: no guidance rule asks it; add --guidance classifier=1")
     asked = {*(settings or {}), *(change.partition("=")[0].partition(".")[0] for change in changes)}
     runs = [each(chosen, name, number, asked) for name in solvers for number in steps or (chosen.steps,)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     job = Job(str(run.path), chosen, seed, None, None if classifier is None else str(classifier))
     guide = load_guide(job, device)
     job = replace(job, labels=label_cycle(label, module, guide))
@@ -265,7 +265,7 @@ class Judge:
             ["fid"],
             self.features,
             cache=default_folder(),
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=best_device(),
             seed=self.seed,
         )
         return found.metrics["fid"]

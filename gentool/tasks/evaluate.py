@@ -29,7 +29,7 @@ from gentool.tasks.evaluation.result import Evaluated
 from gentool.tasks.model.load import best_device, data_spec, load_run, stored_recipe
 from gentool.tasks.sample import sample
 from gentool.tasks.sampling.ranks import Ranks
-from gentool.training.watching import Report, Say, unsaid
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 DEFAULTS = {"points": ("cloud-cd",)}
 """Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
@@ -48,7 +48,7 @@ def evaluate(
     count: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-    report: Report | None = None,
+    report: Report = unreported,
     say: Say = unsaid,
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
@@ -143,7 +143,7 @@ def evaluate(
             device=device,
             classifier=own,
             seed=seed,
-            progress=None if report is None else lambda name, done, total: report(done, total, {}),
+            progress=lambda name, done, total: report(done, total, {}),
         )
         figures |= evaluation.metrics
         for line in evaluation.warnings:
@@ -169,14 +169,14 @@ def _draw(
     count: int | None,
     seed: int,
     settings: Mapping[str, Any] | None,
-    report: Report | None,
+    report: Report,
 ) -> Found:
     drawn = sample(
         run.path,
         count=count or resolved.recipe.evaluate.count or resolved.recipe.sample.count,
         seed=seed,
         settings=settings,
-        on_sample=None if report is None else lambda done, total: report(done, total, {}),
+        report=report,
     )
     return drawn.images, drawn.labels, drawn.path
 

@@ -20,7 +20,7 @@ def of_model(
     metrics: Sequence[str],
     count: int | None,
     seed: int,
-    report: Report | None,
+    report: Report,
     say: Say,
 ) -> Evaluated:
     """The model's own figures on the first `count` examples of the held-out split (None: all of them).
@@ -39,9 +39,7 @@ def of_model(
             config.name,
         )
     module.to(best_device())
-    figures = module.evaluate_model(
-        held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
-    )
+    figures = module.evaluate_model(held_out, seed=seed, report=lambda done, total: report(done, total, {}))
     found = Findings()
     if not metrics or any(name not in figures for name in metrics):
         found = module.study_model(held_out, seed=seed)

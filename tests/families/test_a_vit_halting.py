@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gentool.families.a_vit.config import AVitModel, Halting
-from gentool.families.a_vit.halting import Account, distribution_loss, gaussian_target
+from gentool.families.a_vit.halting import Account, Gate, accounted, distribution_loss, gaussian_target
 from gentool.families.a_vit.model import AdaptiveViT
 from gentool.families.a_vit.study import operations
 from gentool.networks.vit_config import ViT
@@ -48,9 +48,9 @@ def pictures(count: int, size: int = 8) -> Tensor:
     return torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def accounted(*scores: float) -> tuple[list[float], Account]:
-    account = Account(torch.zeros(()), torch.tensor(0.01))
-    return [float(account.add(torch.tensor(score))) for score in scores], account
+def account_of(scores: Tensor) -> Account:
+    """Of scores (blocks, ...), as a network adds them up."""
+    return accounted(scores.cumsum(0), Gate(Halting(), 3).double())
 
 
 @pytest.mark.parametrize(
@@ -64,24 +64,19 @@ def accounted(*scores: float) -> tuple[list[float], Account]:
 def test_weights_and_rho_of_given_scores(
     scores: tuple[float, ...], weights: tuple[float, ...], rho: float
 ) -> None:
-    found, account = accounted(*scores)
-    assert found == pytest.approx(weights)
+    account = account_of(torch.tensor(scores, dtype=torch.float64))
+    assert account.weights.tolist() == pytest.approx(weights)
     assert float(account.ponder) == pytest.approx(rho)
-    assert not account.live
 
 
 def test_weights_sum_to_one_and_rho_falls_by_one_with_every_score_before_the_halt() -> None:
     scores = torch.rand(6, 50, dtype=torch.float64).mul(0.6).requires_grad_()
-    account = Account(scores[0].detach(), torch.tensor(0.01, dtype=torch.float64))
-    total, before = torch.zeros(50, dtype=torch.float64), []
-    for i in range(6):
-        live = account.live
-        total = total + account.add(scores[i] if i < 5 else torch.ones(50, dtype=torch.float64))
-        before.append(live & account.live)
-    assert torch.allclose(total, torch.ones_like(total))
+    account = account_of(torch.cat([scores[:5], torch.ones(1, 50)]))
+    torch.testing.assert_close(account.weights.sum(0), torch.ones(50, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(account.ponder.sum(), scores)
-    assert torch.equal(gradient, -torch.stack(before).double())
-    assert 0 < torch.stack(before).double().mean() < 1
+    before = torch.arange(1, 7)[:, None] < account.depth
+    assert torch.equal(gradient, -before.double())
+    assert 0 < before.double().mean() < 1
 
 
 def test_the_target_is_the_papers_brought_to_a_sum_of_one() -> None:

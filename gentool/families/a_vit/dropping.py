@@ -6,20 +6,15 @@ network (`halting.masked`) on fewer rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gentool.families.a_vit.halting import OUT, Account, Gate, scored
-from gentool.networks.attention import SelfAttention
+from gentool.families.a_vit.halting import Gate, accounted, halted
+from gentool.families.a_vit.packing import Tile, through, tiled, without
 from gentool.networks.vit import Block, ViT
-
-GROUPS = 4
-"""Pictures of unlike length are attended in this many groups of about equal length, each padded to its longest."""
-LEAST = 16
-"""Pictures a group, below which grouping costs more than padding."""
 
 SLACK = 1 / 16
 """Share of the rows that must have halted before the rest are packed anew; until then they are masked."""
@@ -40,78 +35,6 @@ class Dropped:
     live: Tensor
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows start .. stop of packed tokens: the pictures of one padded attention.
-
-    Attributes:
-        shape: pictures, and the longest one's tokens.
-        slots: (stop - start,) places of the rows in the padded pictures, flattened; None where they fill them.
-        bias: takes the empty places out.
-    """
-
-    start: int
-    stop: int
-    shape: tuple[int, int]
-    slots: Tensor | None = None
-    bias: Tensor | None = None
-
-
-def grouped(lengths: Sequence[int], device: torch.device) -> list[Group]:
-    """Neighbouring pictures of these numbers of tokens, sorted by them."""
-    count = len(lengths)
-    parts = 1 if lengths[0] == lengths[-1] else max(1, min(GROUPS, count // LEAST))
-    size, groups, start = -(-count // parts), [], 0
-    for first in range(0, count, size):
-        own = lengths[first : first + size]
-        shape, stop = (len(own), max(own)), start + sum(own)
-        if min(own) == max(own):
-            groups.append(Group(start, stop, shape))
-        else:
-            held = torch.arange(shape[1], device=device) < torch.tensor(own, device=device)[:, None]
-            slots = held.flatten().nonzero().squeeze(1)
-            groups.append(Group(start, stop, shape, slots, torch.where(held, 0.0, OUT)[:, None, None]))
-        start = stop
-    return groups
-
-
-def without(groups: Sequence[Group], live: Tensor) -> list[Group]:
-    """The same groups, whose rows that are not live (T,) are nobody's keys."""
-    masked = []
-    for group in groups:
-        keys = torch.where(live[group.start : group.stop], 0.0, OUT)
-        if group.slots is None:
-            bias = keys.unflatten(0, group.shape)
-        else:
-            bias = keys.new_full(group.shape, OUT)
-            bias.flatten().index_copy_(0, group.slots, keys)
-        masked.append(replace(group, bias=bias[:, None, None]))
-    return masked
-
-
-def attended(attention: SelfAttention, z: Tensor, groups: Sequence[Group]) -> Tensor:
-    """Self-attention within each picture of packed tokens (T, d)."""
-    qkv, parts = attention.qkv(z), []
-    for group in groups:
-        own = qkv[group.start : group.stop]
-        if group.slots is None:
-            parts.append(attention.mix(own.unflatten(0, group.shape), group.bias).flatten(0, 1))
-        else:
-            padded = own.new_zeros(group.shape[0] * group.shape[1], own.shape[1])
-            padded.index_copy_(0, group.slots, own)
-            mixed = attention.mix(padded.unflatten(0, group.shape), group.bias)
-            parts.append(mixed.flatten(0, 1).index_select(0, group.slots))
-    out: Tensor = attention.proj(parts[0] if len(parts) == 1 else torch.cat(parts))
-    return out
-
-
-def through(block: Block, z: Tensor, groups: Sequence[Group]) -> Tensor:
-    """A block on packed tokens (T, d)."""
-    z = z + attended(block.attn, block.norm1(z), groups)
-    after: Tensor = z + block.mlp(block.norm2(z))
-    return after
-
-
 @torch.no_grad()
 def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
     """The masked network's result to rounding, in eval mode; without a gate, the plain network's.
@@ -120,51 +43,106 @@ def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
     be worth it. The rest are packed one picture after the other, sorted by their number.
     """
     embedded = network.embed(x)
-    count, tokens, width = embedded.shape
-    device, last = x.device, len(network.blocks)
+    count, tokens = embedded.shape[:2]
     z = embedded.flatten(0, 1)
-    owner = torch.arange(count, device=device).repeat_interleave(tokens)
-    place = torch.arange(tokens, device=device).repeat(count)
-    heads = (place == 0).nonzero().squeeze(1)
-    groups = grouped([tokens] * count, device)
-    mean = z.new_zeros(count, width)
-    depth = torch.full((count, tokens), last, device=device)
-    left, live, kept = torch.full((count,), tokens, device=device), [], len(z)
-    here = torch.ones_like(place, dtype=torch.bool)
-    account = None if gate is None else Account(gate(z), gate.epsilon)
-    for number, block in enumerate(network.blocks, 1):
-        assert isinstance(block, Block)
-        live.append(left)
-        if not len(z):
-            continue
-        z = through(block, z, groups)
-        if account is None or gate is None:
-            continue
-        registers = (place > 0) & (place < network.specials)
-        weight = account.add(scored(gate, z, registers, number == last))
-        pictures = owner[heads]
-        mean[pictures] += weight[heads, None].to(z.dtype) * z[heads]
-        if number == last:
-            continue
-        open_to = torch.zeros(count, dtype=torch.bool, device=device)
-        open_to[pictures] = account.live[heads]
-        stays = account.live & open_to[owner]
-        gone = here & ~stays
-        rows = stays.nonzero().squeeze(1)
-        if len(rows) == kept:
-            continue
-        depth[owner[gone], place[gone]] = number
-        kept, left = len(rows), torch.bincount(owner[rows], minlength=count)
-        if 0 < len(z) - kept < SLACK * len(z):
-            account.live = here = stays
-            groups = without(groups, stays)
-            continue
-        rows = rows[(left[owner[rows]] * count + owner[rows]).argsort(stable=True)]
-        z, owner, place = z[rows], owner[rows], place[rows]
-        account.keep(rows)
-        heads, here = (place == 0).nonzero().squeeze(1), account.live
-        if len(heads):
-            groups = grouped(left[owner[heads]].tolist(), device)
-    if account is None:
-        mean = z[heads]
-    return Dropped(mean, depth, torch.stack(live))
+    blocks = [block for block in network.blocks if isinstance(block, Block)]
+    if gate is None:
+        tiles = tiles_of(network, np.full(count, tokens), z.device)
+        for block in blocks:
+            through(block, z, tiles)
+        depth = torch.full((count, tokens), len(blocks), device=z.device)
+        live = torch.full((len(blocks), count), tokens, device=z.device)
+        return Dropped(z.view(embedded.shape)[:, 0], depth, live)
+    packed = Packed(network, z, count)
+    totals = torch.ones_like(gate(z[:1])).expand(len(blocks), count).contiguous()
+    states = z.new_zeros(len(blocks), count, z.shape[1])
+    for number, block in enumerate(blocks, 1):
+        packed.enter(number)
+        if not len(packed.z):
+            break
+        through(block, packed.z, packed.tiles)
+        states[number - 1].index_copy_(0, packed.pictures, packed.z.index_select(0, packed.heads))
+        if number < len(blocks):
+            packed.score(gate)
+            totals[number - 1].index_copy_(0, packed.pictures, packed.total.index_select(0, packed.heads))
+            packed.leave(gate, number)
+    weights = accounted(totals, gate).weights
+    mean = (weights[..., None].to(z.dtype) * states).sum(0)
+    live = torch.from_numpy(packed.live).to(z.device)
+    return Dropped(mean, packed.depth.view(count, tokens), live)
+
+
+def tiles_of(network: ViT, lengths: np.ndarray, device: torch.device) -> list[Tile]:
+    return tiled(lengths.tolist(), network.config.mlp_ratio * network.config.width, device)
+
+
+class Packed:
+    """The tokens that are left of some pictures, packed: tokens' tensors on the device, pictures' on the host.
+
+    Attributes:
+        z: (T, d). total: (T,) their scores so far. row: (T,) their places among all tokens of all pictures.
+        pictures: (C,) those that are left, sorted by their numbers of tokens. heads: (C,) rows of their class tokens.
+        depth: (count tokens,) blocks each token went through.
+        live: (blocks, count) tokens that entered each block.
+    """
+
+    def __init__(self, network: ViT, z: Tensor, count: int) -> None:
+        self.network, self.z, self.row = network, z, torch.arange(len(z), device=z.device)
+        self.total = z.new_zeros(len(z), dtype=torch.promote_types(z.dtype, torch.float32))
+        self.stays = torch.ones_like(self.row, dtype=torch.bool)
+        self.depth = torch.full_like(self.row, len(network.blocks))
+        self.live = np.zeros((len(network.blocks), count), dtype=np.int64)
+        self.left = np.full(count, len(z) // count)
+        self._lay(np.arange(count), self.left)
+
+    def _lay(self, pictures: np.ndarray, lengths: np.ndarray) -> None:
+        """The rows are now those of these pictures, so many each."""
+        self._pictures, self.lengths, self.stops = pictures, lengths, lengths.cumsum()
+        device = self.z.device
+        self.pictures = torch.from_numpy(pictures).to(device)
+        self.heads = torch.from_numpy(self.stops - lengths).to(device)
+        self.lasts = torch.from_numpy(self.stops - 1).to(device)
+        self.tiles = tiles_of(self.network, lengths, device) if len(lengths) else []
+
+    def enter(self, number: int) -> None:
+        """Counts the tokens that enter a block."""
+        self.live[number - 1, self._pictures] = self.left
+
+    def score(self, gate: Gate) -> None:
+        """Adds the scores after one more block; registers have none."""
+        score = gate(self.z)
+        if self.network.specials > 1:
+            place = self.row % self.network.tokens
+            score = torch.where((place > 0) & (place < self.network.specials), 0.0, score)
+        self.total += score
+
+    def leave(self, gate: Gate, number: int) -> None:
+        """Lets the tokens go that have halted after a block, and all of a picture whose class token has."""
+        stays = ~halted(self.total, gate)
+        ends = halted(self.total.index_select(0, self.heads), gate)
+        if ends.any():
+            over = ends.repeat_interleave(torch.from_numpy(self.lengths).to(ends.device))
+            stays = stays & ~over
+            self.total = torch.where(over, 1.0, self.total)
+        sums = stays.cumsum(0).index_select(0, self.lasts).cpu().numpy()
+        left = np.diff(sums, prepend=0)
+        if sums[-1] == self.left.sum():
+            return
+        gone = self.stays & ~stays
+        self.depth[self.row[gone]] = number
+        self.left = left
+        if 0 < len(stays) - sums[-1] < SLACK * len(stays):
+            self.stays, self.tiles = stays, without(self.tiles, stays)
+            return
+        self._pack(stays, sums - left)
+
+    def _pack(self, stays: Tensor, starts: np.ndarray) -> None:
+        """Goes on with the rows that stay, sorted by pictures' lengths; `starts` (C,) say where each picture's begin."""
+        order = self.left.argsort(kind="stable")[np.count_nonzero(self.left == 0) :]
+        lengths = self.left[order]
+        moves = (starts[order] - (lengths.cumsum() - lengths)).repeat(lengths)
+        sources = torch.from_numpy(moves + np.arange(len(moves))).to(stays.device)
+        rows = stays.nonzero().squeeze(1).index_select(0, sources)
+        self.z, self.total, self.row = (t.index_select(0, rows) for t in (self.z, self.total, self.row))
+        self.stays, self.left = torch.ones_like(self.row, dtype=torch.bool), lengths
+        self._lay(self._pictures[order], lengths)

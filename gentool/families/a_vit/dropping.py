@@ -54,95 +54,94 @@ def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
         live = torch.full((len(blocks), count), tokens, device=z.device)
         return Dropped(z.view(embedded.shape)[:, 0], depth, live)
     packed = Packed(network, z, count)
-    totals = torch.ones_like(gate(z[:1])).expand(len(blocks), count).contiguous()
+    totals = torch.ones_like(packed.total[:1]).expand(len(blocks), count).contiguous()
     states = z.new_zeros(len(blocks), count, z.shape[1])
     for number, block in enumerate(blocks, 1):
         packed.enter(number)
         if not len(packed.z):
             break
         through(block, packed.z, packed.tiles)
-        states[number - 1].index_copy_(0, packed.pictures, packed.z.index_select(0, packed.heads))
+        states[number - 1].index_copy_(0, packed.owners, packed.z.index_select(0, packed.heads))
         if number < len(blocks):
             packed.score(gate)
-            totals[number - 1].index_copy_(0, packed.pictures, packed.total.index_select(0, packed.heads))
+            totals[number - 1].index_copy_(0, packed.owners, packed.total.index_select(0, packed.heads))
             packed.leave(gate, number)
     weights = accounted(totals, gate).weights
     mean = (weights[..., None].to(z.dtype) * states).sum(0)
-    live = torch.from_numpy(packed.live).to(z.device)
-    return Dropped(mean, packed.depth.view(count, tokens), live)
+    depth, live = (torch.from_numpy(found).to(z.device) for found in (packed.depth, packed.live))
+    return Dropped(mean, depth.view(count, tokens), live)
 
 
 def tiles_of(network: ViT, lengths: np.ndarray, device: torch.device) -> list[Tile]:
-    return tiled(lengths.tolist(), network.config.mlp_ratio * network.config.width, device)
+    return tiled(lengths, network.config.mlp_ratio * network.config.width, device)
 
 
 class Packed:
-    """The tokens that are left of some pictures, packed: tokens' tensors on the device, pictures' on the host.
+    """The tokens that are left of some pictures, packed one picture after the other.
+
+    States and scores lie on the device; which rows are whose is kept on the host, where small sums are quick.
 
     Attributes:
-        z: (T, d). total: (T,) their scores so far. row: (T,) their places among all tokens of all pictures.
-        pictures: (C,) those that are left, sorted by their numbers of tokens. heads: (C,) rows of their class tokens.
+        z: (T, d). total: (T,) their scores so far.
+        owners: (C,) pictures that are left, sorted by their numbers of tokens. heads: (C,) rows of their class tokens.
         depth: (count tokens,) blocks each token went through.
         live: (blocks, count) tokens that entered each block.
     """
 
     def __init__(self, network: ViT, z: Tensor, count: int) -> None:
-        self.network, self.z, self.row = network, z, torch.arange(len(z), device=z.device)
+        self.network, self.z = network, z
         self.total = z.new_zeros(len(z), dtype=torch.promote_types(z.dtype, torch.float32))
-        self.stays = torch.ones_like(self.row, dtype=torch.bool)
-        self.depth = torch.full_like(self.row, len(network.blocks))
+        self.depth = np.full(len(z), len(network.blocks))
         self.live = np.zeros((len(network.blocks), count), dtype=np.int64)
-        self.left = np.full(count, len(z) // count)
-        self._lay(np.arange(count), self.left)
+        self._lay(np.arange(len(z)), np.arange(count), np.full(count, len(z) // count))
 
-    def _lay(self, pictures: np.ndarray, lengths: np.ndarray) -> None:
-        """The rows are now those of these pictures, so many each."""
-        self._pictures, self.lengths, self.stops = pictures, lengths, lengths.cumsum()
-        device = self.z.device
-        self.pictures = torch.from_numpy(pictures).to(device)
-        self.heads = torch.from_numpy(self.stops - lengths).to(device)
-        self.lasts = torch.from_numpy(self.stops - 1).to(device)
-        self.tiles = tiles_of(self.network, lengths, device) if len(lengths) else []
+    def _lay(self, places: np.ndarray, pictures: np.ndarray, lengths: np.ndarray) -> None:
+        """The rows are those of these pictures, so many each, and of these places among all tokens."""
+        self._places, self._pictures, self._lengths, self._left = places, pictures, lengths, lengths
+        self._heads = lengths.cumsum() - lengths
+        self._stays = np.ones(len(places), dtype=bool)
+        self.owners, self.heads = self._sent(pictures), self._sent(self._heads)
+        self.tiles = tiles_of(self.network, lengths, self.z.device) if len(lengths) else []
+
+    def _sent(self, indices: np.ndarray) -> Tensor:
+        return torch.from_numpy(indices).to(self.z.device)
 
     def enter(self, number: int) -> None:
         """Counts the tokens that enter a block."""
-        self.live[number - 1, self._pictures] = self.left
+        self.live[number - 1, self._pictures] = self._left
 
     def score(self, gate: Gate) -> None:
         """Adds the scores after one more block; registers have none."""
         score = gate(self.z)
         if self.network.specials > 1:
-            place = self.row % self.network.tokens
-            score = torch.where((place > 0) & (place < self.network.specials), 0.0, score)
+            place = self._places % self.network.tokens
+            score[self._sent(((place > 0) & (place < self.network.specials)).nonzero()[0])] = 0.0
         self.total += score
 
     def leave(self, gate: Gate, number: int) -> None:
         """Lets the tokens go that have halted after a block, and all of a picture whose class token has."""
-        stays = ~halted(self.total, gate)
-        ends = halted(self.total.index_select(0, self.heads), gate)
-        if ends.any():
-            over = ends.repeat_interleave(torch.from_numpy(self.lengths).to(ends.device))
-            stays = stays & ~over
-            self.total = torch.where(over, 1.0, self.total)
-        sums = stays.cumsum(0).index_select(0, self.lasts).cpu().numpy()
-        left = np.diff(sums, prepend=0)
-        if sums[-1] == self.left.sum():
+        stays = ~halted(self.total, gate).cpu().numpy()
+        stays &= self._stays
+        if not stays[self._heads].all():
+            stays &= stays[self._heads].repeat(self._lengths)
+        left = np.add.reduceat(stays, self._heads, dtype=np.int64)
+        kept = int(left.sum())
+        if kept == self._left.sum():
             return
-        gone = self.stays & ~stays
-        self.depth[self.row[gone]] = number
-        self.left = left
-        if 0 < len(stays) - sums[-1] < SLACK * len(stays):
-            self.stays, self.tiles = stays, without(self.tiles, stays)
-            return
-        self._pack(stays, sums - left)
+        self.depth[self._places[self._stays & ~stays]] = number
+        self._stays, self._left = stays, left
+        if 0 < len(stays) - kept < SLACK * len(stays):
+            self.tiles = without(self.tiles, self._sent(stays))
+        else:
+            self._pack()
 
-    def _pack(self, stays: Tensor, starts: np.ndarray) -> None:
-        """Goes on with the rows that stay, sorted by pictures' lengths; `starts` (C,) say where each picture's begin."""
-        order = self.left.argsort(kind="stable")[np.count_nonzero(self.left == 0) :]
-        lengths = self.left[order]
-        moves = (starts[order] - (lengths.cumsum() - lengths)).repeat(lengths)
-        sources = torch.from_numpy(moves + np.arange(len(moves))).to(stays.device)
-        rows = stays.nonzero().squeeze(1).index_select(0, sources)
-        self.z, self.total, self.row = (t.index_select(0, rows) for t in (self.z, self.total, self.row))
-        self.stays, self.left = torch.ones_like(self.row, dtype=torch.bool), lengths
-        self._lay(self._pictures[order], lengths)
+    def _pack(self) -> None:
+        """Goes on with the rows that stay, the pictures sorted by their number."""
+        order = self._left.argsort(kind="stable")[np.count_nonzero(self._left == 0) :]
+        lengths = self._left[order]
+        starts = (self._left.cumsum() - self._left)[order]
+        sources = (starts - (lengths.cumsum() - lengths)).repeat(lengths) + np.arange(lengths.sum())
+        rows = self._stays.nonzero()[0][sources]
+        kept = self._sent(rows)
+        self.z, self.total = self.z.index_select(0, kept), self.total.index_select(0, kept)
+        self._lay(self._places[rows], self._pictures[order], lengths)

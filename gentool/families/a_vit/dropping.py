@@ -14,10 +14,14 @@ from torch import Tensor
 
 from gentool.families.a_vit.halting import Gate, accounted, halted
 from gentool.families.a_vit.packing import Tile, through, tiled, without
-from gentool.networks.vit import Block, ViT
+from gentool.networks.vit import Block, ViT, multiply_adds
 
-SLACK = 1 / 16
-"""Share of the rows that must have halted before the rest are packed anew; until then they are masked."""
+PACKING = {"cpu": 6e6}
+"""Multiply-adds of a block in the time that packing anew takes, about 0.25 ms."""
+PACKING_ELSEWHERE = 1e10
+"""The same of a device that is fed by another: half a millisecond at 2e13 a second."""
+GATHER = 1 / 16
+"""What packing takes for each row, in blocks."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Dropped:
 def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
     """The masked network's result to rounding, in eval mode; without a gate, the plain network's.
 
-    After each block the tokens that halted leave, and with its class token the picture, as soon as they are enough to
-    be worth it. The rest are packed one picture after the other, sorted by their number.
+    After each block the tokens that halted leave, and with its class token the picture. The rest are packed one picture
+    after the other, sorted by their number, once going on with those that left has cost as much: at most twice what
+    packing at the best time would. Until then they are masked.
     """
     embedded = network.embed(x)
     count, tokens = embedded.shape[:2]
@@ -91,6 +96,8 @@ class Packed:
     def __init__(self, network: ViT, z: Tensor, count: int) -> None:
         self.network, self.z = network, z
         self.total = z.new_zeros(len(z), dtype=torch.promote_types(z.dtype, torch.float32))
+        row = float(multiply_adds(network.config, torch.tensor(network.tokens))) / network.tokens
+        self._price = PACKING.get(z.device.type, PACKING_ELSEWHERE) / row
         self.depth = np.full(len(z), len(network.blocks))
         self.live = np.zeros((len(network.blocks), count), dtype=np.int64)
         self._lay(np.arange(len(z)), np.arange(count), np.full(count, len(z) // count))
@@ -99,7 +106,7 @@ class Packed:
         """The rows are those of these pictures, so many each, and of these places among all tokens."""
         self._places, self._pictures, self._lengths, self._left = places, pictures, lengths, lengths
         self._heads = lengths.cumsum() - lengths
-        self._stays = np.ones(len(places), dtype=bool)
+        self._stays, self._wasted = np.ones(len(places), dtype=bool), 0
         self.owners, self.heads = self._sent(pictures), self._sent(self._heads)
         self.tiles = tiles_of(self.network, lengths, self.z.device) if len(lengths) else []
 
@@ -126,14 +133,15 @@ class Packed:
             stays &= stays[self._heads].repeat(self._lengths)
         left = np.add.reduceat(stays, self._heads, dtype=np.int64)
         kept = int(left.sum())
-        if kept == self._left.sum():
-            return
-        self.depth[self._places[self._stays & ~stays]] = number
-        self._stays, self._left = stays, left
-        if 0 < len(stays) - kept < SLACK * len(stays):
-            self.tiles = without(self.tiles, self._sent(stays))
-        else:
+        changed = kept < self._left.sum()
+        if changed:
+            self.depth[self._places[self._stays & ~stays]] = number
+            self._stays, self._left = stays, left
+        self._wasted += len(stays) - kept
+        if not kept or self._wasted > self._price + GATHER * len(stays):
             self._pack()
+        elif changed:
+            self.tiles = without(self.tiles, self._sent(stays))
 
     def _pack(self) -> None:
         """Goes on with the rows that stay, the pictures sorted by their number."""

@@ -29,7 +29,7 @@ class Dropped:
     """What the dropping network did.
 
     Attributes:
-        mean: (B, d) mean state of the class token, before the last norm.
+        mean: (B, readers, d) mean states of the class token and others that are read, before the last norm.
         depth: (B, N) blocks each token went through: a picture's last when its class token halts.
         live: (depth, B) tokens that entered each block.
     """
@@ -57,22 +57,23 @@ def dropping(network: ViT, gate: Gate | None, x: Tensor) -> Dropped:
             through(block, z, tiles)
         depth = torch.full((count, tokens), len(blocks), device=z.device)
         live = torch.full((len(blocks), count), tokens, device=z.device)
-        return Dropped(z.view(embedded.shape)[:, 0], depth, live)
+        return Dropped(z.view(embedded.shape)[:, : network.readers], depth, live)
     packed = Packed(network, z, count)
     totals = torch.ones_like(packed.total[:1]).expand(len(blocks), count).contiguous()
-    states = z.new_zeros(len(blocks), count, z.shape[1])
+    states = z.new_zeros(len(blocks), count, network.readers, z.shape[1])
     for number, block in enumerate(blocks, 1):
         packed.enter(number)
         if not len(packed.z):
             break
         through(block, packed.z, packed.tiles)
-        states[number - 1].index_copy_(0, packed.owners, packed.z.index_select(0, packed.heads))
+        read = packed.z.index_select(0, packed.readers).view(-1, *states.shape[2:])
+        states[number - 1].index_copy_(0, packed.owners, read)
         if number < len(blocks):
             packed.score(gate)
             totals[number - 1].index_copy_(0, packed.owners, packed.total.index_select(0, packed.heads))
             packed.leave(gate, number)
     weights = accounted(totals, gate).weights
-    mean = (weights[..., None].to(z.dtype) * states).sum(0)
+    mean = (weights[..., None, None].to(z.dtype) * states).sum(0)
     depth, live = (torch.from_numpy(found).to(z.device) for found in (packed.depth, packed.live))
     return Dropped(mean, depth.view(count, tokens), live)
 
@@ -89,6 +90,7 @@ class Packed:
     Attributes:
         z: (T, d). total: (T,) their scores so far.
         owners: (C,) pictures that are left, sorted by their numbers of tokens. heads: (C,) rows of their class tokens.
+        readers: (C readers,) rows of the tokens that are read, each picture's together.
         depth: (count tokens,) blocks each token went through.
         live: (blocks, count) tokens that entered each block.
     """
@@ -108,6 +110,7 @@ class Packed:
         self._heads = lengths.cumsum() - lengths
         self._stays, self._wasted = np.ones(len(places), dtype=bool), 0
         self.owners, self.heads = self._sent(pictures), self._sent(self._heads)
+        self.readers = self._sent((self._heads[:, None] + np.arange(self.network.readers)).ravel())
         self.tiles = tiles_of(self.network, lengths, self.z.device) if len(lengths) else []
 
     def _sent(self, indices: np.ndarray) -> Tensor:

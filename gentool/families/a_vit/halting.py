@@ -112,7 +112,8 @@ class Trace:
     """What the masked network did.
 
     Attributes:
-        mean: (B, d) mean state of the class token, before the last norm.
+        mean: (B, readers, d) mean state of the class token, before the last norm; and by the same weights that of the
+            distillation token, which does not halt by itself: a picture is finished with its class token.
         depth: (B, N) blocks each token went through, 1 to `depth`.
         ponder: (B, N) rho. scores: (depth,) mean scores of the patches that reached each block.
     """
@@ -138,9 +139,8 @@ def masked(network: ViT, gate: Gate, x: Tensor) -> Trace:
         scores.append((score[:, network.specials :] * patches).sum() / patches.sum().clamp(min=1))
         total = total + (1.0 if number == len(network.blocks) else torch.where(registers, 0.0, score))
         totals.append(total)
-        states.append(z[:, 0])
+        states.append(z[:, : network.readers])
         live = ~halted(total, gate)
     account = accounted(torch.stack(totals), gate)
-    classes = torch.stack(states)
-    mean = (account.weights[:, :, :1].to(z.dtype) * classes).sum(0)
+    mean = (account.weights[:, :, :1, None].to(z.dtype) * torch.stack(states)).sum(0)
     return Trace(mean, account.depth, account.ponder, torch.stack(scores))

@@ -149,7 +149,7 @@ def run(settings: Settings) -> Result:
         claims=claims(found, scale),
         seeds=tuple(seeds),
         scale=f"{name}: {scale.dense_steps} steps of the start, {scale.tuned_steps} of fine-tuning; all held-out "
-        "pictures; medians of 5 alternating rounds",
+        "pictures; medians of 25 paired rounds",
         recipe=" ".join((scale.dense, "and", scale.tuned, *scale.shared)),
     )
 

@@ -69,7 +69,7 @@ def study(scale: Scale, data: str, seed: int, folder: Path) -> dict[str, Any]:
 
     dense = run("dense", scale.dense, scale.dense_steps)
     start = f"model.start={dense}"
-    longer = run("dense, tuned as long", scale.tuned, scale.tuned_steps, start, "model.halting=null")
+    longer = run("longer", scale.tuned, scale.tuned_steps, start, "model.halting=null")
     taught = f"model.distillation={{teacher: {longer}, kind: soft, weight: 0.7, temperature: 2.0}}"
     tuned = run("tuned", scale.tuned, scale.tuned_steps, start, taught, *scale.halting)
     found = {"start": evaluate(str(dense)).metrics, "dense": evaluate(str(longer)).metrics}

@@ -183,7 +183,9 @@ class AVitModule(GenModule):
         """
         distillation, network = self.recipe.model.distillation, self.model.network
         features = network.read(states)
-        said = network.output.each(features) if isinstance(network.output, Heads) else [network.output(features)]
+        said = (
+            network.output.each(features) if isinstance(network.output, Heads) else [network.output(features)]
+        )
         task = F.cross_entropy(said[0], examples["target"])
         if distillation is None:
             return task

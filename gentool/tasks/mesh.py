@@ -22,7 +22,7 @@ from gentool.runs.mesh_pictures import tiles
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import read_samples, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.training.watching import Report, Say, unreported, unsaid
 
 PICTURE = "meshes.png"
@@ -176,7 +176,7 @@ def mesh_clouds(
         "steps": options.steps,
         "seed": options.seed,
     }
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     orient: Orient = by_planes
     if mesher is not None:
         run, orient = trained_orient(mesher, device)

@@ -19,10 +19,10 @@ from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import load_run, origin, stored_recipe
-from gentool.tasks.sampling.draw import Job, OnSample, batches, load_guide, named_changes
+from gentool.tasks.sampling.draw import Job, batches, load_guide, named_changes
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
-from gentool.training.watching import Say, unsaid
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def sample(
     changes: Sequence[str] = (),
     mesh: bool = False,
     mesher: str | None = None,
-    on_sample: OnSample | None = None,
+    report: Report = unreported,
     say: Say = unsaid,
 ) -> Sampled:
     """Draws `count` samples and writes them.
@@ -107,8 +107,7 @@ def sample(
         for part, calls in batches(job, module, count, devices, ranks):
             arrays.append(part)
             nfe.append(calls * len(part))
-            if on_sample is not None:
-                on_sample(sum(map(len, arrays)), count)
+            report(sum(map(len, arrays)), count, {})
     if not ranks.main:
         seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
         return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)

@@ -101,6 +101,14 @@ PARAMETERS = {
     # the paper's are DeiT-T and DeiT-S: 5.7 and 22 million
     "a-vit/digits-dense-small": 171_322,
     "a-vit/digits-small": 171_322,
+    # a distillation token, its place and its head more
+    "a-vit/digits-distilled-dense-small": 171_322 + 2 * 48 + 490,
+    "a-vit/digits-distilled-small": 171_322 + 2 * 48 + 490,
+    "a-vit/imagenet-t-distilled-dense-paper": 5_717_416 + 2 * 192 + 193_000,
+    "a-vit/imagenet-t-distilled-paper": 5_717_416 + 2 * 192 + 193_000,
+    # 4 4 3 96 + 96 in the embedding, 66 96 of tokens, 6 (12 96^2 + 13 96) in the blocks, 2 96 and 970 at the end
+    "a-vit/cifar10-dense-small": 683_242,
+    "a-vit/cifar10-small": 683_242,
     "a-vit/mnist-dense-small": 173_482,
     "a-vit/mnist-small": 173_482,
     "a-vit/imagenet-t-dense-paper": 5_717_416,

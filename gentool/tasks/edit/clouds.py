@@ -27,7 +27,7 @@ from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, read_samples, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import label_cycle
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.training.sampling import SampleRequest
 
 Method = Literal["interpolate", "diffuse-denoise"]
@@ -96,7 +96,7 @@ def edit_clouds(
         UserError: the run is of another family, or the input or the settings do not fit it.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     own = FLOW if method == "interpolate" else ()
     asked = ["sample.presets={}", *own, *(f"sample.{change}" for change in changes)]
     run, resolved, module = load_run(path, asked)

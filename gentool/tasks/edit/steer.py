@@ -23,7 +23,7 @@ from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_writable
 from gentool.runs.samples import check_output, write_samples
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import load_run, origin
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.readings import load_judge
 from gentool.tasks.pictures.write import write_panel
 from gentool.training.denoising import DenoisingModule
@@ -157,7 +157,7 @@ def steer(
         GentoolError: replay is not plain back-propagation on this model.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path, [f"sample.{change}" for change in changes])
     module.to(device)
     settings, family = resolved.recipe.sample, resolved.recipe.family

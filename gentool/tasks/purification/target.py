@@ -18,7 +18,7 @@ from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError, UserError
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.tasks.pictures.read import Split, fit_shape, read_pictures
 from gentool.tasks.pictures.readings import load_judge
 from gentool.tasks.purification.purifier import Settings, build_purifier
@@ -59,7 +59,7 @@ def open_target(
     Raises:
         UserError: no diffusion run, no classifier, or pictures without labels or of another shape.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path)
     purifier = build_purifier(module.to(device), settings)
     if purifier.method != "ld-sde":

@@ -223,6 +223,9 @@ def small(name: str, folder: Path) -> list[str]:
         path = folder / "base.yaml"
         path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
         changes.append(f"base={json.dumps(str(path))}")
+    if getattr(resolved(name).recipe.model, "distillation", None) is not None:
+        made = ("classifier/digits-small", [*changes[:1], "model.network.channels=8", "trainer.max_steps=1"])
+        changes.append(f"model.distillation.teacher={train(*made, run_dir=folder / 'teacher').run}")
     if (
         resolved(name).recipe.family == "lace"
     ):  # labels by measures alone: there is no labeller to train on noise

@@ -117,8 +117,9 @@ def world_size(recipe: Recipe) -> int:
 def communication_bytes(module: GenModule, processes: int) -> int:
     """What each process sends, and receives, a step: (n - 1)/n of all that is gathered or reduced in rings.
 
-    Whole weights: an all-reduce of the gradient, which is two such passes. Shards, for each batch of a step: a block is
-    gathered for the forward pass and again for the backward, the rest of a network once, and gradients are reduced once.
+    Whole weights: an all-reduce of the gradient, which is two such passes. Shards, for each batch of a step: a block
+    is gathered for the forward pass and again for the backward one, the rest of a network once, and the gradient is
+    reduced once.
     Source: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms, theorem 1: no algorithm sends less.
     """
     moved = 2 * _bytes(p for p in module.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Memory that judging 405 against 405 clouds of 2,048 points takes, by each distance: blocks do not grow with the sets."""
+"""Memory that judging 405 against 405 clouds of 2,048 points takes, by each distance: its blocks do not grow."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class GridUNet(nn.Module):
         widths = [width * 2**level for level in range(levels)]
         # on the way down the second convolution widens, on the way up the first narrows: full grids stay narrow
         self.down = nn.ModuleList(
-            DoubleConv(before, max(before, after // 2), after) for before, after in zip(widths[:1] + widths, widths)
+            DoubleConv(before, max(before, after // 2), after)
+            for before, after in zip(widths[:1] + widths, widths)
         )
         self.up = nn.ModuleList(
             DoubleConv(here + below, here, here) for here, below in reversed(list(pairwise(widths)))

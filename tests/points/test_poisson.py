@@ -87,7 +87,8 @@ def test_a_surface_moves_with_its_field_as_the_level_does(sigma: float) -> None:
 
     def measured(step: float) -> float:
         high, low = (
-            np.linalg.norm(zero_surface(field + shift).vertices - 0.5, axis=1).mean() for shift in (step, -step)
+            np.linalg.norm(zero_surface(field + shift).vertices - 0.5, axis=1).mean()
+            for shift in (step, -step)
         )
         return float(high - low) / (2 * step)
 

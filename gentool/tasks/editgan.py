@@ -106,6 +106,9 @@ def edit(
         "vector": None if wish.vector is None else str(wish.vector),
         "scale": wish.scale,
         "steps": wish.refine if wish.vector else wish.steps,
+        "invert_from": wish.invert_from,
+        "invert_steps": wish.invert_steps,
+        "invert_noise": wish.noise,
         "perceptual": classifier or resolved.recipe.model.perceptual,
     }
     provenance = {

@@ -95,6 +95,19 @@ def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_pat
     assert made["photo"].read_bytes() == before
 
 
+def test_a_photo_is_projected_from_the_mean_with_noise_of_its_own(
+    made: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    fixed = (made["photo"], "--method", "editgan")
+    start = edited(call, made, *fixed, "--invert-from", "mean", "--invert-steps", 0, "-o", tmp_path / "a.png")
+    near = edited(call, made, *fixed, "--invert-from", "mean", "--invert-steps", 60, "-o", tmp_path / "b.png")
+    assert near["psnr"] > start["psnr"]
+    noisy = (*fixed, "--invert-noise", 100, "--invert-steps", 20)
+    out = tmp_path / "c.npz"
+    done = edited(call, made, *noisy, "--relabel", "ink=paper", "--iterations", 3, "-o", out)
+    assert (done["edited"], done["invert_noise"]) == (1, 100)
+
+
 def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     photo, run = made["photo"], made["run"]
     for name, pixels in {
@@ -112,6 +125,10 @@ def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     call(*fixed, "--relabel", "ink=paper", "--mask", tmp_path / "nine.png").refused(2, "one edit at a time")
     call(*fixed, "--relabel", "ink=paper", "--refine", 3).refused(2, "--refine", "is for --vector")
     call(*fixed, "--relabel", "ink=paper", "--region", "all").refused(2, "--region", "painted or classes")
+    call(*fixed, "--relabel", "ink=paper", "--invert-from", "zero").refused(
+        2, "--invert-from", "encoder or mean"
+    )
+    call(*fixed, "--relabel", "ink=paper", "--invert-noise", -1).refused(2, "--invert-noise", "negative")
     call(*fixed, "--relabel", "ink=paper", "--label", 3).refused(2, "editgan does not read it")
     call(*fixed, "--save-vector", tmp_path / "v", "--method", "editgan").refused(2, "an edit to learn from")
     call(*fixed, "--vector", tmp_path / "nothing").refused(2, "is no file")

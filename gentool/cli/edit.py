@@ -159,6 +159,9 @@ def edit(
             help="editgan: what may change: painted (where labels differ; default), classes (all of theirs).",
         ),
     ] = None,
+    widen: Annotated[
+        int | None, _option(metavar="N", help="editgan: pixels by which that is widened (3).")
+    ] = None,
     paste: Annotated[
         bool | None, _option("--paste", help="editgan: put the region alone back into the photo.")
     ] = None,

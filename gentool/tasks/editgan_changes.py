@@ -14,7 +14,14 @@ from gentool.errors import UserError
 from gentool.families.editgan import editing
 from gentool.families.editgan.blend import poisson_blend
 from gentool.families.editgan.labels import fit_map, read_label_map
-from gentool.families.editgan.losses import Maps, edited_classes, region_cross_entropy, region_of, squared
+from gentool.families.editgan.losses import (
+    DILATIONS,
+    Maps,
+    edited_classes,
+    region_cross_entropy,
+    region_of,
+    squared,
+)
 from gentool.families.editgan.module import EditganModule
 from gentool.families.editgan.vector import Vector, load_vector
 from gentool.families.editgan.view import View
@@ -37,6 +44,7 @@ class Wish:
         invert_from: where an inversion starts: the encoder's codes, or the mean (which takes some 1,000 steps).
         noise: weight of the regulariser of the layers' noise, which is inverted too; None: it stays the generator's.
         region: where a picture may change: where labels differ (painted), or all of the classes that do (classes).
+        widen: the region by so many pixels.
         paste: the region alone goes back into the photo, by its gradients.
     """
 
@@ -50,6 +58,7 @@ class Wish:
     invert_from: editing.Start = "encoder"
     noise: float | None = None
     region: Region = "painted"
+    widen: int = DILATIONS
     paste: bool = False
 
     def __post_init__(self) -> None:
@@ -58,6 +67,8 @@ class Wish:
             raise UserError("one edit at a time: give --mask, --relabel or --vector, not two of them")
         if not self.vector and (self.refine or self.scale != 1):
             raise UserError("is for --vector", "--refine" if self.refine else "--scale")
+        if self.widen < 0:
+            raise UserError(f"must not be negative, not {self.widen}", "--widen")
         if self.invert_from not in ("encoder", "mean"):
             raise UserError(f"expected encoder or mean, not {self.invert_from!r}", "--invert-from")
         if self.noise is not None and self.noise < 0:
@@ -174,6 +185,7 @@ class Changes:
                 classes,
                 maps,
                 refine=wish.refine,
+                widened=wish.widen,
                 report=progress.part(1),
             )
         elif self.mask is not None or self.pairs:
@@ -181,7 +193,7 @@ class Changes:
             for a, b in self.pairs:
                 wanted[labels == a] = b
             classes = edited_classes(labels, wanted, len(module.class_names))
-            region = region_of(labels, wanted, classes if wish.region == "classes" else None)
+            region = region_of(labels, wanted, classes if wish.region == "classes" else None, wish.widen)
             if bool((wanted != labels).any()):
                 rows = (wanted != labels).flatten(1).any(1)
                 found = editing.edit(

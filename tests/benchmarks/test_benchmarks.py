@@ -39,7 +39,14 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     before = dict(sys.modules)
     yield lambda name: load(ROOT / "benchmarks" / f"{name}.py")
-    for name in ("common", "models", "distilled", "segmenters", *(script.stem for script in SCRIPTS)):
+    for name in (
+        "common",
+        "models",
+        "distilled",
+        "segmenters",
+        "repainting",
+        *(script.stem for script in SCRIPTS),
+    ):
         if name not in before:
             sys.modules.pop(name, None)
 
@@ -355,7 +362,7 @@ def test_robustness_at_toy_size(bench: Any) -> None:
 
 def test_edits_are_judged_by_the_pictures(bench: Any) -> None:
     """A ring's hole counts, a gap's does not; changes are told apart by region; maps are repainted as named."""
-    edits = bench("bench_edit_editgan")
+    edits = bench("repainting")
     ring = -torch.ones(2, 1, 8, 8)
     ring[:, :, 2:6, 2:6] = 1
     ring[0, :, 3:5, 3:5] = -1
@@ -383,7 +390,7 @@ class Glow:
 
 
 def test_a_direction_is_taken_as_far_as_the_edit_went(bench: Any) -> None:
-    edits = bench("bench_edit_editgan")
+    edits = bench("repainting")
     codes, normal = -torch.ones(3, 2, 4), torch.tensor([1.0, 0.0, 0.0, 0.0])
     module: Any = dataclasses.make_dataclass("Module", ["view"])(Glow())
     region = torch.zeros(3, 8, 8, dtype=torch.bool)

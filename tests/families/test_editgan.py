@@ -138,6 +138,7 @@ def test_the_region_is_empty_without_an_edit_symmetric_and_grown_by_three_pixels
     point = torch.zeros(1, 15, 15, dtype=torch.bool)
     point[0, 7, 7] = True
     assert int(dilated(point).sum()) == 49
+    assert int(region_of(point.long(), 0 * point.long(), widened=1).sum()) == 9
 
 
 def test_a_change_within_the_region_costs_nothing_outside_it() -> None:

@@ -13,7 +13,7 @@ def _editgan(given: Given) -> None:
 
     quiet = given["quiet"]
     names = {"iterations": "steps", "invert_noise": "noise"}
-    names |= {key: key for key in ("invert_steps", "invert_from", "refine", "region")}
+    names |= {key: key for key in ("invert_steps", "invert_from", "refine", "region", "widen")}
     chosen = {word: given[key] for key, word in names.items() if given[key] is not None}
     wish = Wish(
         mask=given["mask"],
@@ -76,6 +76,7 @@ EDITGAN = Method(
             "invert_from",
             "invert_noise",
             "region",
+            "widen",
             "paste",
             "train",
             "resize",

@@ -13,7 +13,14 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from gentool.families.editgan.losses import Likeness, Maps, noise_correlation, region_cross_entropy, region_of
+from gentool.families.editgan.losses import (
+    DILATIONS,
+    Likeness,
+    Maps,
+    noise_correlation,
+    region_cross_entropy,
+    region_of,
+)
 
 Report = Callable[[int, int], None]
 """Told of (steps done, steps in all)."""
@@ -249,6 +256,7 @@ def apply_vector(
     maps: Maps | None,
     *,
     refine: int = 0,
+    widened: int = DILATIONS,
     report: Report = lambda done, total: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ws + scale delta, refined for so many steps; the label maps that it ought to have, and the region.
@@ -258,11 +266,13 @@ def apply_vector(
 
     Args:
         classes: (K,) bool edited classes, which span the region; None: the pixels whose label changes do.
+        widened: by how many pixels that region is.
     """
     moved = ws + scale * delta
     with torch.no_grad():
         before, after = (model.render_labelled(w)[1].argmax(1) for w in (ws, moved))
-    region = region_of(before, after, None if classes is None else classes.expand(len(ws), -1))
+    edited = None if classes is None else classes.expand(len(ws), -1)
+    region = region_of(before, after, edited, widened)
     if refine:
         weights = replace(Weights(), latent=0.0)
         moved = edit(

@@ -21,18 +21,21 @@ def dilated(region: Tensor, times: int = DILATIONS) -> Tensor:
     return grown[:, 0] > 0
 
 
-def region_of(before: Tensor, after: Tensor, edited: Tensor | None = None) -> Tensor:
+def region_of(
+    before: Tensor, after: Tensor, edited: Tensor | None = None, widened: int = DILATIONS
+) -> Tensor:
     """(B, H, W) bool where an edit may change the picture: where edited classes are, or were, and around.
 
     Args:
         before, after: label maps (B, H, W).
         edited: (B, K) bool, the classes; None: those of the pixels that differ, where these pixels alone are the
             region (a painted area).
+        widened: by so many pixels.
     """
     if edited is None:
-        return dilated(before != after)
+        return dilated(before != after, widened)
     found = [torch.gather(edited, 1, labels.flatten(1)).view_as(labels) for labels in (before, after)]
-    return dilated(found[0] | found[1])
+    return dilated(found[0] | found[1], widened)
 
 
 def edited_classes(before: Tensor, after: Tensor, classes: int) -> Tensor:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gentool.families.editgan.losses import Maps
     from gentool.families.editgan.module import EditganModule
 
-HOLE = 2
-"""The class; filled means that none of its pixels is left."""
+HOLE, FEWEST = 2, 4
+"""The class, and how many of its pixels make a hole; filled means that none is left."""
 SCALES = (0.5, 1.0, 1.5, 2.0)
 REFINED = 30
 
@@ -39,15 +39,15 @@ def changes(before: Tensor, after: Tensor, region: Tensor) -> dict[str, Any]:
     }
 
 
-def with_holes(module: EditganModule, count: int, fewest: int, first: int) -> Tensor:
-    """Codes (N, styles, width) of the next N samples, from this one on, that have holes of so many pixels."""
+def with_holes(module: EditganModule, count: int, first: int) -> Tensor:
+    """Codes (N, styles, width) of the next N samples, from this one on, that have holes."""
     import torch
 
     found: list[Tensor] = []
     while sum(map(len, found)) < count:
         codes = module.codes(range(first, first + 100))
         with torch.no_grad():
-            found.append(codes[holes(module.view.render(codes)).to(codes.device) >= fewest])
+            found.append(codes[holes(module.view.render(codes)).to(codes.device) >= FEWEST])
         first += 100
         if len(found) == 50 and not any(map(len, found)):
             raise SystemExit("the generator makes no digits with holes: it is not trained")
@@ -69,7 +69,7 @@ def repainted(name: str, labels: Tensor) -> Tensor:
 
 
 def edits(
-    module: EditganModule, codes: Tensor, maps: Maps | None, widened: int, name: str, **terms: float
+    module: EditganModule, codes: Tensor, maps: Maps | None, name: str, **terms: float
 ) -> dict[str, Any]:
     """Codes edited by repainting, their pictures before and after, the region, and how well it went.
 
@@ -87,7 +87,7 @@ def edits(
         before, logits = view.render_labelled(codes)
     labels = logits.argmax(1)
     wanted = repainted(name, labels)
-    region = region_of(labels, wanted, widened=widened)
+    region = region_of(labels, wanted)
     ws = editing.edit(view, codes, wanted, region, maps, weights=weights).ws
     with torch.no_grad():
         after = view.render(ws)
@@ -97,14 +97,14 @@ def edits(
     return {"ws": ws, "before": before, "after": after, "region": region, "figures": figures}
 
 
-def linear(module: EditganModule, count: int, fewest: int, seed: int) -> Tensor:
+def linear(module: EditganModule, count: int, seed: int) -> Tensor:
     """Unit direction (width,) in w from holes to none: logistic regression of N samples (InterFaceGAN)."""
     import torch
     from sklearn.linear_model import LogisticRegression
 
     codes = module.codes(range(30_000, 30_000 + count))
     with torch.no_grad():
-        there = torch.cat([holes(module.view.render(part)) >= fewest for part in codes.split(100)])
+        there = torch.cat([holes(module.view.render(part)) >= FEWEST for part in codes.split(100)])
     fitted = LogisticRegression(max_iter=2000, random_state=seed).fit(
         codes[:, 0].cpu().numpy(), there.numpy()
     )
@@ -150,9 +150,7 @@ def along(module: EditganModule, codes: Tensor, normal: Tensor, edited: dict[str
     return {"equal strength": equal, "until filled": changes(before, moved(least), region)}
 
 
-def by_vector(
-    module: EditganModule, codes: Tensor, maps: Maps | None, widened: int, delta: Tensor
-) -> dict[str, Any]:
+def by_vector(module: EditganModule, codes: Tensor, maps: Maps | None, delta: Tensor) -> dict[str, Any]:
     """The mean change of other samples, at several scales, bare and refined: judged over the same regions."""
     import torch
 
@@ -163,12 +161,10 @@ def by_vector(
     with torch.no_grad():
         before, logits = view.render_labelled(codes)
     labels = logits.argmax(1)
-    region = region_of(labels, repainted("fill", labels), widened=widened)
+    region = region_of(labels, repainted("fill", labels))
     for scale in SCALES:
         for steps in (0, REFINED):
-            ws, _, _ = editing.apply_vector(
-                view, codes, delta, scale, None, maps, refine=steps, widened=widened
-            )
+            ws, _, _ = editing.apply_vector(view, codes, delta, scale, None, maps, refine=steps)
             with torch.no_grad():
                 found[f"{scale:g}{' refined' if steps else ''}"] = changes(before, view.render(ws), region)
         say(f"vector at {scale:g}: {found[f'{scale:g}']}, refined: {found[f'{scale:g} refined']}")

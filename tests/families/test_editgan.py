@@ -180,8 +180,10 @@ def test_perceptual_distance_of_unit_features() -> None:
     assert (far(x) == 0).all()
     torch.testing.assert_close(far(5 * y), far(y))  # directions alone
     assert (far(y) > 0).all()
-    assert (far(y) <= 8).all()  # two maps, unit vectors
+    assert (far(y) <= 4).all()  # unit vectors
     assert (Likeness(None, x, pixel_weight=0)(y) == 0).all()
+    deep = Likeness(lambda x: 3 * maps(x), x, pixel_weight=0, perceptual_weight=1)
+    torch.testing.assert_close(deep(y), far(y))  # not more for being seen by more maps
     assert float(squared(torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2))) == 1
 
 

@@ -87,8 +87,8 @@ PARAMETERS = {
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
     "lace/digits-small": 30_143,
-    "editgan/digits8-small": 760_222,
-    "editgan/mnist32-small": 9_389_214,
+    "editgan/digits8-small": 732_542,
+    "editgan/mnist32-small": 2_433_342,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
@@ -142,7 +142,7 @@ PARAMETERS = {
     "stylegan2/cifar32-small": 11_290_644,
     "stylegan2/digits8-conditional-small": 340_229,
     "stylegan2/digits8-small": 322_310,
-    "stylegan2/mnist32-small": 720_780,
+    "stylegan2/mnist32-small": 384_076,
 }
 THINNER = {
     "vit": ("network.width=48",),

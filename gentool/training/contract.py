@@ -13,6 +13,7 @@ from gentool.errors import UserError
 from gentool.recipes.schema import Recipe, Sample
 from gentool.training.ema import Ema
 from gentool.training.findings import Findings
+from gentool.training.sharding import gathered
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSet, DataSpec
@@ -182,9 +183,16 @@ class Contract(LightningModule):
         raise UserError(f"the family {self.recipe.family} has no likelihood")
 
     def released_state(self) -> dict[str, Tensor]:
-        """What model.safetensors holds: the state of `model`, its weights averaged where there is an average."""
-        return self.model.state_dict() if self.ema is None else self.ema.model_state()
+        """What model.safetensors holds: the state of `model`, its weights averaged where there is an average.
+
+        Every rank calls it; of a sharded model rank 0 alone gets it (`sharding.gathered`).
+        """
+        return gathered(self.model.state_dict()) if self.ema is None else self.ema.model_state()
 
     def compiled_parts(self) -> list[nn.Module]:
-        """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
+        """The modules that `trainer.compile` compiles: networks, never the arithmetic around them.
+
+        `trainer.strategy: fsdp` shards them, in a family with `Family.shards`: there they have all trained weights,
+        and a training step reaches these by calling the networks alone.
+        """
         return []

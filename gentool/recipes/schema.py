@@ -47,13 +47,13 @@ class Trainer(Strict):
     nodes: Positive = 1
     """Machines that train together."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How devices share the work; auto is ddp when there is more than one."""
+    """How devices share the work: ddp has all weights on each, fsdp a shard; auto is ddp from two devices on."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to train."""
     accumulate: Positive = 1
     """Batches per optimiser step."""
     auto_microbatch: bool = True
-    """Work off a batch that does not fit the GPU's memory in parts, with the same gradient, instead of stopping."""
+    """Work off a batch that does not fit the GPU's memory in parts, with the same gradient; not under fsdp."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Clip the gradient's global norm to this."""
     compile: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from gentool import families
 from gentool.data import open_set
@@ -26,7 +27,7 @@ from gentool.tasks.model.base import DIGEST, describe
 from gentool.tasks.model.build import build_module, start_from_base
 from gentool.tasks.model.card import account_of_run, model_card
 from gentool.tasks.model.load import load_run
-from gentool.tasks.training.loop import check_strategy, fit, is_main_process, quiet_lightning
+from gentool.tasks.training.loop import fit, is_main_process, quiet_lightning
 from gentool.tasks.training.private import prepare
 from gentool.tasks.training.resume import check_same_run, find_run
 from gentool.tasks.training.status import Status, peak_memory
@@ -84,7 +85,6 @@ def train(
     """
     started = time.perf_counter()
     resolved = resolve(source, overrides, families.recipe_schema)
-    check_strategy(resolved.recipe.trainer)
     chosen = os.environ.get(RUN_DIR)
     run = find_run(resolved, run_dir=Path(chosen) if chosen else run_dir, resume=resume)
     if run is None:
@@ -156,11 +156,12 @@ def _train(
 
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
+        released = trained.released_state()  # on every rank: shards are gathered
         if private is not None:
             taken["ledger"] = private.head
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
-            save_model(run, trained, resolved, provenance.get("base", {}).get("sha256"))
+            save_model(run, trained, released, resolved, provenance.get("base", {}).get("sha256"))
         trainer.strategy.barrier()
 
     stop = config.max_steps if private is None else private.stop
@@ -200,11 +201,13 @@ def _train(
     )
 
 
-def save_model(run: RunFolder, module: GenModule, resolved: Resolved, base: str | None) -> None:
+def save_model(
+    run: RunFolder, module: GenModule, released: dict[str, Tensor], resolved: Resolved, base: str | None
+) -> None:
     """model.safetensors: the averaged weights where there are any, and the SHA-256 of the base they stand on."""
     save_weights(
         run.weights,
-        module.released_state(),
+        released,
         {
             "family": resolved.recipe.family,
             "recipe": resolved.name,

@@ -19,6 +19,7 @@ from gentool.training.contract import Contract, Examples
 from gentool.training.ema import Ema
 from gentool.training.microbatch import mean_in_parts
 from gentool.training.optimizers import LrSchedule, build_optimizer
+from gentool.training.sharding import shard
 from gentool.training.watching import Say, unsaid
 
 if TYPE_CHECKING:
@@ -127,6 +128,13 @@ class GenModule(Contract):
         if self.recipe.ema is not None and self.ema is None:
             self.ema = Ema(self.model, self.recipe.ema)
 
+    def configure_model(self) -> None:
+        """Cuts weights and average into shards, where the strategy is `Sharded`: no other has a mesh of devices."""
+        if self.device_mesh is not None:
+            shard(self, self.compiled_parts(), self.device_mesh["data_parallel"])
+            if self.ema is not None:
+                self.ema.shard(self.model)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.private is not None:
             return self._private_step(cast("PrivateStep", self.private), batch)
@@ -170,7 +178,9 @@ class GenModule(Contract):
 
     def _split_batch(self, reason: torch.OutOfMemoryError) -> None:
         rows = len(next(iter(self._examples.values())))
-        if not self.recipe.trainer.auto_microbatch or not self.in_parts or self._parts >= rows:
+        # shards are gathered by all devices together, and have their gradients from a backward pass alone
+        fixed = self.device_mesh is not None or not self.in_parts
+        if not self.recipe.trainer.auto_microbatch or fixed or self._parts >= rows:
             raise reason
         self._parts = min(2 * self._parts, rows)
         if self.device.type == "cuda":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gentool.families.a_vit.config import AVitModel, Halting
+from gentool.families.a_vit.config import AVitModel, Distillation, Halting
 from gentool.families.a_vit.dropping import PACKING
 from gentool.families.a_vit.halting import Account, Gate, accounted, distribution_loss, gaussian_target
 from gentool.families.a_vit.model import AdaptiveViT
@@ -19,11 +19,20 @@ SMALL = ViT(patch=2, width=16, depth=5, heads=2, drop_path=0.0)
 
 
 def made(
-    center: float = 2.0, scale: float = 1.0, network: ViT = SMALL, size: int = 8, seed: int = 0
+    center: float = 2.0,
+    scale: float = 1.0,
+    network: ViT = SMALL,
+    size: int = 8,
+    seed: int = 0,
+    distilled: bool = False,
 ) -> AdaptiveViT:
     """A network in float64 whose tokens halt at mixed depths."""
     torch.manual_seed(seed)
-    config = AVitModel(network=network, halting=Halting(gate_scale=scale, gate_center=center))
+    config = AVitModel(
+        network=network.model_copy(update={"distilled": distilled}),
+        halting=Halting(gate_scale=scale, gate_center=center),
+        distillation=Distillation(teacher="any") if distilled else None,
+    )
     model = AdaptiveViT(config, (1, size, size), 10).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -31,9 +40,10 @@ def made(
     return model
 
 
-def spread(seed: int, registers: int = 0) -> AdaptiveViT:
+def spread(seed: int, registers: int = 0, distilled: bool = False) -> AdaptiveViT:
     """Its gate opens in the midst of the class tokens' range: pictures leave at different blocks."""
-    model = made(seed=seed, network=SMALL.model_copy(update={"registers": registers}))
+    network = SMALL.model_copy(update={"registers": registers})
+    model = made(seed=seed, network=network, distilled=distilled)
     assert model.gate is not None
     z, first = model.network.embed(pictures(64)), []
     for block in model.network.blocks:

@@ -424,17 +424,6 @@ def test_hardware_that_is_not_there(tmp_path: Path, call: Call) -> None:
     )
 
 
-def test_a_strategy_whose_runs_could_not_be_resumed(tmp_path: Path, call: Call) -> None:
-    """Lightning's FSDP ignores the optimiser state that a checkpoint brings: the next life would start Adam anew."""
-    from lightning.pytorch.strategies import FSDPStrategy
-
-    FSDPStrategy().load_optimizer_state_dict({"optimizer_states": "anything"})  # accepted and dropped
-    call("train", *QUICK, "trainer.strategy=fsdp", "--run-dir", tmp_path / "run").refused(
-        2, "trainer.strategy", "resumed", "use ddp"
-    )
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_home_that_cannot_be_written_and_a_bare_locale(
     run: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

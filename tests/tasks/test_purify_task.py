@@ -11,12 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from gentool import families
 from gentool.data import make_config, open_set, to_model, to_uint8
+from gentool.errors import UserError
 from gentool.runs.samples import read_samples, write_samples
 from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.read import resized
 from gentool.tasks.purification.purifier import Settings, build_purifier
 from gentool.tasks.train import train
+from tests.conformance.test_families import CASES, make
 from tests.tasks.runs import TINY, Call
 
 FAST = ("--steps", "3", "-q")
@@ -266,6 +269,38 @@ def test_runs_that_cannot_purify(vp: Path, classifier: Path, whole_run: Path, ca
         2, "variance-preserving", "edm", "sde"
     )
     call("purify", vp, "digits", "--classifier", vp, *FAST).refused(2, "no classifier")
+
+
+REASONS = {
+    "cld": "adds it to their velocities",
+    "pfgmpp": "Gaussian noise, which the family pfgmpp does not remove",
+    "genie": "give the run it stands on",
+    "lace": "latents alone",
+    "editgan": "latents alone",
+    "stylegan2": "latents alone",
+    "ddgan": "latents alone",
+    "dp-sinkhorn dcgan": "latents alone",
+    "lion": "is of points data",
+    "sap": "is of points data",
+    "classifier": "it can be --classifier",
+    "a-vit": "it can be --classifier",
+    "edm points": "makes vector data",
+}
+
+
+@pytest.mark.parametrize(("case", "reason"), REASONS.items())
+def test_families_of_no_single_denoiser_are_refused_in_a_line(case: str, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_purifier(make(case), Settings())
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_family_is_refused_or_purifies() -> None:
+    """The cases above, and edm and dpdm: a new family has to say which it is."""
+    for case in ("edm vp", "dpdm edm"):
+        assert build_purifier(make(case), Settings()).nfe > 0
+    assert {CASES[case][0] for case in REASONS} | {"dpdm"} == set(families.FAMILIES)
 
 
 def test_a_model_that_always_knew_the_label_needs_one(tmp_path: Path, call: Call) -> None:

@@ -41,9 +41,12 @@ def check_teacher(teacher: GenModule, source: str, spec: DataSpec) -> None:
     Raises:
         UserError: says what it is.
     """
-    if teacher.draws_samples:
-        raise UserError(f"a run of the family {teacher.recipe.family} is no classifier: {source}", KEY)
-    teacher.judge()  # one of noisy states refuses
+    try:
+        teacher.judge()
+    except UserError:
+        raise UserError(
+            f"a run of the family {teacher.recipe.family} is no classifier: {source}", KEY
+        ) from None
     for what, theirs, ours in (
         ("reads pictures of", teacher.spec.shape, spec.shape),
         ("tells classes apart:", teacher.spec.classes, spec.classes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep
 from gentool.training.probe import random_batch
+from gentool.training.sharding import blocks
 
 BUDGET = 20.0
 """Seconds that the timed steps may take; the batch is cut until one step fits."""
@@ -99,12 +100,12 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
         resolved.recipe.family,
         parameters,
         rate * size / batch,
-        fixed_bytes(module) + int(activations),
+        fixed_bytes(module, processes) + int(activations),
         size,
         str(device),
         found,
         processes,
-        all_reduce_bytes(module, processes),
+        communication_bytes(module, processes),
     )
 
 
@@ -114,13 +115,29 @@ def world_size(recipe: Recipe) -> int:
     return config.nodes * (1 if config.devices == "auto" else config.devices)
 
 
-def all_reduce_bytes(module: nn.Module, processes: int) -> int:
-    """What each process sends, and receives, in a ring all-reduce of the gradient: 2 (n - 1)/n times its bytes.
+def communication_bytes(module: GenModule, processes: int) -> int:
+    """What each process sends, and receives, a step: (n - 1)/n of all that is gathered or reduced in rings.
 
+    Whole weights: an all-reduce of the gradient, which is two such passes. Shards, for each batch of a step: a block
+    is gathered for the forward pass and again for the backward one, the rest of a network once, and the gradient is
+    reduced once.
     Source: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms, theorem 1: no algorithm sends less.
     """
-    gradient = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-    return 2 * gradient * (processes - 1) // processes
+    moved = 2 * _bytes(p for p in module.parameters() if p.requires_grad)
+    if module.recipe.trainer.strategy == "fsdp":
+        cuts = [block_bytes(network) for network in module.compiled_parts()]
+        moved = sum(3 * sum(inner) + 2 * rest for inner, rest in cuts) * module.recipe.trainer.accumulate
+    return moved * (processes - 1) // processes
+
+
+def block_bytes(network: nn.Module) -> tuple[list[int], int]:
+    """Bytes of the blocks inside that are gathered one by one, largest first, and of the rest of the network."""
+    *inner, rest = (_bytes(weights) for weights in blocks(network).values())
+    return sorted(inner, reverse=True), rest
+
+
+def _bytes(weights: Iterable[nn.Parameter]) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
 def privacy_plan(recipe: Recipe) -> Plan | None:
@@ -197,10 +214,17 @@ def one_private_step(module: GenModule, step: PrivateStep, batch: Batch) -> tupl
     return 1 / max(1e-9, time.perf_counter() - started), 0
 
 
-def fixed_bytes(module: GenModule) -> int:
-    """Weights, gradients, two Adam moments and the EMA, in float32; of a frozen base its weights alone."""
-    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+def fixed_bytes(module: GenModule, processes: int) -> int:
+    """Weights, gradients, two Adam moments and the EMA, in float32; of a frozen base its weights alone.
+
+    Of shards one in `processes`, and weights and gradients of what is whole at a time: the rest of each network, and of
+    its blocks the one that computes and the one that is gathered ahead.
+    """
     adam = 0 if module.recipe.optimizer.name == "sgd" else 2
     ema = 0 if module.ema is None else sum(p.numel() * 4 for p in module.model.parameters())
-    frozen = 0 if module.base is None else sum(p.numel() * p.element_size() for p in module.base.parameters())
-    return weights * (2 + adam) + ema + frozen
+    frozen = 0 if module.base is None else _bytes(module.base.parameters())
+    kept = _bytes(module.parameters()) * (2 + adam) + ema
+    if module.recipe.trainer.strategy == "fsdp" and processes > 1:
+        cuts = [block_bytes(network) for network in module.compiled_parts()]
+        kept = kept // processes + sum(2 * (sum(inner[:2]) + rest) for inner, rest in cuts)
+    return kept + frozen

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import Sampler
@@ -23,6 +24,7 @@ from gentool.tasks.training.private import PrivateTraining
 from gentool.training.callbacks import StepEnd
 from gentool.training.module import GenModule
 from gentool.training.private.step import PrivateStep
+from gentool.training.sharding import Sharded
 from gentool.training.watching import Say
 
 
@@ -105,22 +107,10 @@ def fit(
         ) from None
 
 
-def check_strategy(config: TrainerConfig) -> None:
-    """Refuses what would train and then not resume: Lightning's FSDP takes no optimiser state but from its own files.
-
-    Raises:
-        UserError: the strategy is fsdp.
-    """
+def strategy_of(module: GenModule, config: TrainerConfig) -> str | Strategy:
+    """Lightning's, by name; plain ddp takes it for an error when a backward pass leaves weights out."""
     if config.strategy == "fsdp":
-        raise UserError(
-            "fsdp leaves each device a shard of the weights and of the optimiser, and a run's average, checkpoints and "
-            "model.safetensors are made of whole ones: it could not be resumed; use ddp (docs/scale.md has the memory)",
-            "trainer.strategy",
-        )
-
-
-def strategy_of(module: GenModule, config: TrainerConfig) -> str:
-    """Lightning's name; plain ddp takes it for an error when a backward pass leaves weights out."""
+        return Sharded()
     several = config.strategy == "ddp" or config.devices not in ("auto", 1) or config.nodes > 1
     several = several or (config.devices == "auto" and torch.cuda.device_count() > 1)
     if not (module.takes_turns and several):
@@ -163,3 +153,5 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # of a network's output, which nothing here changes in place: tests/conformance/test_sharding.py
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

@@ -305,8 +305,8 @@ def claims(rows: dict[str, dict[str, float]], figures: dict[str, Any], what: str
             f"{anchored['des_mean']:.3f} ± {anchored['des_error']:.3f}",
             f"without {loose['des_mean']:.3f} ± {loose['des_error']:.3f}",
             anchored["des_mean"] > loose["des_mean"],
-            f"they cost the edits {loose['strength']:.3f} to {anchored['strength']:.3f} of their own accuracy, more "
-            f"than the side effects that they save, {loose['side_effect']:.3f} to {anchored['side_effect']:.3f}: once "
+            f"they cost the edits {loose['strength']:.3f} to {anchored['strength']:.3f} of their own accuracy; the "
+            f"side effects are {loose['side_effect']:.3f} without and {anchored['side_effect']:.3f} with them: once "
             "a class is likely log p is flat, and their pull ends near its boundary; nor does a drift that is as often "
             "towards the later targets as away from them count as a side effect",
         ),

@@ -55,7 +55,7 @@ class World:
         from gentool.training.private.step import PrivateStep
 
         plan, size = self.plan, len(self.records["label"])
-        step = PrivateStep(self.engine, size, plan, Secrets(secret))
+        step = PrivateStep(plan, Secrets(secret), engine=self.engine, physical_batch=size)
         batches = step.batches(size + present, 0, plan.steps)
         parameters = list(self.engine.parameters.values())
         with torch.no_grad():

@@ -66,7 +66,11 @@ class Noise:
         return self._draw(stream, step).to(self.device, self.dtype)
 
     def uniform(self, stream: str, step: int = 0) -> Tensor:
-        """(B,) independent U[0, 1) in float64 on the CPU."""
+        """(B,) independent U[0, 1) in float64 on the CPU.
+
+        A stream is either normal or uniform: both kinds of one name and step start the same generator, so that
+        they depend on each other. (The kind cannot join the key any more: it would change what seeds draw.)
+        """
         generator = torch.Generator()
         return torch.stack(
             [

@@ -19,7 +19,7 @@ def compare_solvers(
             run,
             solvers,
             steps,
-            on_sample=lambda now, total: report(now, total, {}),
+            report=report,
             say=lambda line: note(line, quiet),
             **how,
         )

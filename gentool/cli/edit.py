@@ -51,7 +51,8 @@ def edit(
     ] = None,
     label: Annotated[str | None, _option(metavar="L", help="steer: the class to steer to.")] = None,
     condition: Annotated[
-        str | None, _option(metavar="L", help="steer: the model's own class labels (default: all in turn).")
+        str | None,
+        _option(metavar="L", help="steer, lace: the model's own class labels (default: all in turn)."),
     ] = None,
     iterations: Annotated[
         int | None, _option(min=1, metavar="N", help="steer: gradients taken (20). editgan: steps (60).")
@@ -140,7 +141,15 @@ def edit(
         int | None, _option(min=0, metavar="N", help="editgan: steps that rid a vector of side effects (0).")
     ] = None,
     invert_steps: Annotated[
-        int | None, _option(min=0, metavar="N", help="editgan: steps from the encoder's codes on (100).")
+        int | None, _option(min=0, metavar="N", help="editgan: steps of an inversion (100).")
+    ] = None,
+    invert_from: Annotated[
+        str | None,
+        _option(metavar="NAME", help="editgan: inversions start at the encoder's codes (default), or mean."),
+    ] = None,
+    invert_noise: Annotated[
+        float | None,
+        _option(metavar="W", help="editgan: invert the layers' noise too, its regulariser of this weight."),
     ] = None,
     region: Annotated[
         str | None,
@@ -148,6 +157,9 @@ def edit(
             metavar="NAME",
             help="editgan: what may change: painted (where labels differ; default), classes (all of theirs).",
         ),
+    ] = None,
+    widen: Annotated[
+        int | None, _option(metavar="N", help="editgan: pixels by which that is widened (3).")
     ] = None,
     paste: Annotated[
         bool | None, _option("--paste", help="editgan: put the region alone back into the photo.")

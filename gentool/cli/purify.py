@@ -108,6 +108,7 @@ def purify(
     """
     from gentool.cli.attack import Options, measure
     from gentool.cli.progress import progress
+    from gentool.tasks.pictures.change import Intake
     from gentool.tasks.purification.purifier import Settings
     from gentool.tasks.purify import purify as work
 
@@ -115,12 +116,12 @@ def purify(
     options = Options(
         norm, eps, gradient, surrogate_steps, iterations, eot, restarts, draws, time_budget, report
     )
+    split: Literal["train", "test"] = "train" if train else "test"
     if attack is not None:
         if resize or repeat_channels:
             raise UserError(
                 "--resize and --repeat-channels: attacks are on pictures of the model's own shape"
             )
-        split: Literal["train", "test"] = "train" if train else "test"
         measure(
             attack,
             run,
@@ -145,11 +146,7 @@ def purify(
             out=out,
             settings=settings,
             seed=seed,
-            count=count,
-            split="train" if train else "test",
-            classifier=classifier,
-            resize=resize,
-            repeat_channels=repeat_channels,
+            intake=Intake(split, count, classifier, resize, repeat_channels),
             batch_size=batch_size,
             report=show,
             say=lambda line: note(line, quiet),

@@ -97,7 +97,7 @@ def copy(
 def schema(json: Json = False) -> None:
     """Print the JSON Schema of all recipes, for editors (with or without --json: it is JSON)."""
     from gentool.families import FAMILIES, recipe_schema
-    from gentool.recipes.schema import json_schema
+    from gentool.recipes.json_schema import json_schema
 
     print_json(json_schema({name: recipe_schema(name) for name in FAMILIES}))
 

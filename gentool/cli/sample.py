@@ -144,7 +144,7 @@ def sample(
             changes=change or (),
             mesh=mesh,
             mesher=mesher,
-            on_sample=lambda now, total: report(now, total, {}),
+            report=report,
             say=lambda line: note(line, quiet),
         )
     if not done.main:  # a further process of several that sample together

@@ -6,10 +6,7 @@ from gentool.recipes.schema import Misfit, Recipe
 
 
 def check_sharding(recipe: Recipe, shards: bool) -> Recipe:
-    """The recipe itself.
-
-    Args:
-        shards: whether the family does (`Family.shards`).
+    """The recipe itself; `shards` is what its family says (`Family.shards`).
 
     Raises:
         Misfit: it asks for `trainer.strategy: fsdp`, and the family or another key does not go with it.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gentool import families
 from gentool.data import open_set
@@ -27,12 +26,11 @@ from gentool.tasks.evaluation.likelihood import bits_per_dim
 from gentool.tasks.evaluation.own_figures import of_model
 from gentool.tasks.evaluation.reference import own_classifier, reference_data
 from gentool.tasks.evaluation.result import Evaluated
-from gentool.tasks.model.load import data_spec, load_run, stored_recipe
+from gentool.tasks.model.load import best_device, data_spec, load_run, stored_recipe
 from gentool.tasks.sample import sample
 from gentool.tasks.sampling.ranks import Ranks
+from gentool.training.watching import Report, Say, unreported, unsaid
 
-Say = Callable[[str], None]
-Report = Callable[[int, int, Mapping[str, float]], None]
 DEFAULTS = {"points": ("cloud-cd",)}
 """Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
@@ -50,8 +48,8 @@ def evaluate(
     count: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-    report: Report | None = None,
-    say: Say = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
@@ -127,7 +125,7 @@ def evaluate(
         check_options(infos, wanted)
         config = reference_data(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
         if run is not None and main:
             say("drawing samples")
@@ -145,7 +143,7 @@ def evaluate(
             device=device,
             classifier=own,
             seed=seed,
-            progress=None if report is None else lambda name, done, total: report(done, total, {}),
+            progress=lambda name, done, total: report(done, total, {}),
         )
         figures |= evaluation.metrics
         for line in evaluation.warnings:
@@ -171,14 +169,14 @@ def _draw(
     count: int | None,
     seed: int,
     settings: Mapping[str, Any] | None,
-    report: Report | None,
+    report: Report,
 ) -> Found:
     drawn = sample(
         run.path,
         count=count or resolved.recipe.evaluate.count or resolved.recipe.sample.count,
         seed=seed,
         settings=settings,
-        on_sample=None if report is None else lambda done, total: report(done, total, {}),
+        report=report,
     )
     return drawn.images, drawn.labels, drawn.path
 

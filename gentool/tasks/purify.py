@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from torch import Tensor
 from gentool.diffusion.purify import Purifier
 from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError
-from gentool.tasks.model.load import load_run, origin
-from gentool.tasks.pictures.change import Changed, Subject
-from gentool.tasks.pictures.read import Split
+from gentool.tasks.model.load import best_device, load_run, origin
+from gentool.tasks.pictures.change import Changed, Intake, Subject
 from gentool.tasks.pictures.write import check_places
 from gentool.tasks.purification.purifier import Settings, build_purifier
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,10 @@ def purify(
     out: Path | None = None,
     settings: Settings | None = None,
     seed: int = 0,
-    count: int | None = None,
-    split: Split = "test",
-    classifier: str | None = None,
-    resize: bool = False,
-    repeat_channels: bool = False,
+    intake: Intake | None = None,
     batch_size: int = 64,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Purified:
     """Purifies INPUT with the run at `path` and writes the pictures and a before/after panel.
 
@@ -55,28 +51,15 @@ def purify(
     Args:
         out: by its name, .h5, .npz, .png or a folder; a single picture's .png is that picture. None: beside the run's
             samples.
-        split, count: of a data set: which part, and how many.
-        classifier: a run whose readings before and after are compared.
-        resize, repeat_channels: how pictures of another shape are brought to the model's, and back in size.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path)
     purifier = build_purifier(module.to(device), settings or Settings())
     if purifier.method != "ld-sde":
         for line in notices(purifier.sigma_star):
             say(line)
-    subject = Subject.read(
-        source,
-        module,
-        known=resolved.recipe.data,
-        split=split,
-        count=count,
-        classifier=classifier,
-        resize=resize,
-        repeat_channels=repeat_channels,
-        say=say,
-    )
+    subject = Subject.read(source, module, intake or Intake(), known=resolved.recipe.data, say=say)
     x = subject.x
     out = out or run.samples / f"purified-{Path(source).stem}-{purifier.method}-seed{seed}.h5"
     check_places(out, source, single=subject.found.single)

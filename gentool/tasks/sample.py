@@ -19,9 +19,10 @@ from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import load_run, origin, stored_recipe
-from gentool.tasks.sampling.draw import Job, OnSample, batches, load_guide, named_changes
+from gentool.tasks.sampling.draw import Job, batches, load_guide, named_changes
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def sample(
     changes: Sequence[str] = (),
     mesh: bool = False,
     mesher: str | None = None,
-    on_sample: OnSample | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Sampled:
     """Draws `count` samples and writes them.
 
@@ -106,8 +107,7 @@ def sample(
         for part, calls in batches(job, module, count, devices, ranks):
             arrays.append(part)
             nfe.append(calls * len(part))
-            if on_sample is not None:
-                on_sample(sum(map(len, arrays)), count)
+            report(sum(map(len, arrays)), count, {})
     if not ranks.main:
         seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
         return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)
@@ -132,7 +132,7 @@ def sample(
 
 def meshes_beside(
     out: Path, module: GenModule, count: int, mesher: str | None
-) -> Callable[[np.ndarray, np.ndarray | None, Callable[[str], None]], Path]:
+) -> Callable[[np.ndarray, np.ndarray | None, Say], Path]:
     """What writes samples' meshes beside their file; refuses, before any work, what it could not do.
 
     Raises:
@@ -149,7 +149,7 @@ def meshes_beside(
     if mesher is not None:
         task.trained_orient(mesher, torch.device("cpu"))
 
-    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Callable[[str], None]) -> Path:
+    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Say) -> Path:
         return task.mesh_clouds(clouds, labels, folder, source=str(out), mesher=mesher, say=say).path
 
     return work

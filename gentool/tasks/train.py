@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,10 @@ from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
 from gentool.training.signals import StopFlag
+from gentool.training.watching import Say, unsaid
 
 RUN_DIR = "GENTOOL_RUN_DIR"
 """Tells the processes that Lightning starts for the other ranks which folder rank 0 chose."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def train(
     resume: str | None = None,
     allow_change: bool = False,
     on_step: OnStep | None = None,
-    say: Say = lambda line: None,
+    say: Say = unsaid,
 ) -> Trained:
     """Trains to `trainer.max_steps`.
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ class Contract(LightningModule):
 
     Attributes:
         draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
+        no_samples: what is said, where there are none, to those who ask for some.
         remedies: what to change when the loss or the weights became NaN.
         takes_turns: whether a training step goes back through one of several networks at a time.
         averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
@@ -48,6 +48,7 @@ class Contract(LightningModule):
     """
 
     draws_samples: ClassVar[bool] = True
+    no_samples: ClassVar[str] = "this model draws no samples; judge it by gentool evaluate RUN"
     remedies: ClassVar[str] = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
     takes_turns: ClassVar[bool] = False
     averages_draws: ClassVar[bool] = False
@@ -99,16 +100,21 @@ class Contract(LightningModule):
         """Whether a batch's gradient is the sum of its parts', so that it may be worked off part by part."""
         return type(self).losses is not Contract.losses
 
-    @abstractmethod
     def draw(self, request: SampleRequest) -> Drawn:
         """Samples in model space for the indices of the request; a pure function of it and the weights."""
+        self._refuse_samples()
 
-    @abstractmethod
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         """Refuses, before any work is done, what this model cannot sample (`UserError` says why); returns notices.
 
         `guide` is the classifier that the request will bring.
         """
+        self._refuse_samples()
+
+    def _refuse_samples(self) -> NoReturn:
+        if self.draws_samples:
+            raise NotImplementedError(f"{type(self).__name__} says nothing of how its samples are drawn")
+        raise UserError(self.no_samples)
 
     def sampling_means(self) -> frozenset[str]:
         """What solvers may ask of this model (`SolverInfo.lacking`): the kind of its states, and the needs it meets.

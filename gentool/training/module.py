@@ -20,6 +20,7 @@ from gentool.training.ema import Ema
 from gentool.training.microbatch import mean_in_parts
 from gentool.training.optimizers import LrSchedule, build_optimizer
 from gentool.training.sharding import shard
+from gentool.training.watching import Say, unsaid
 
 if TYPE_CHECKING:
     from gentool.data import Batch, DataSpec
@@ -58,7 +59,7 @@ class GenModule(Contract):
         self.draws = 1 if recipe.privacy is None else recipe.privacy.noise_multiplicity
         self.private: SecretStep | None = None
         self.automatic_optimization = recipe.privacy is None
-        self.say: Callable[[str], None] = lambda line: None
+        self.say: Say = unsaid
         self._first_micro = 0
         self._parts = 1
         self._examples: Examples = {}

@@ -24,9 +24,8 @@ from PIL import Image
 from gentool.errors import GentoolError
 from gentool.runs import checkpoints
 from gentool.tasks.train import train
-from tests.tasks.runs import TINY, Ended
+from tests.tasks.runs import TINY, Call, Ended
 
-Call = Callable[..., Ended]
 QUICK = (*TINY, "trainer.max_steps=6", "trainer.checkpoint_every=2", "trainer.log_every=2")
 
 
@@ -428,12 +427,15 @@ def test_hardware_that_is_not_there(tmp_path: Path, call: Call) -> None:
 def test_a_home_that_cannot_be_written_and_a_bare_locale(
     run: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    how = ("evaluate", run, "--features", "pixels", "--metric", "fid", "-n", 20, "--json")
+    at_home = call(*how).json["metrics"]
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/proc/nowhere")
     monkeypatch.setenv("LANG", "C")
-    how = ("--features", "pixels", "--metric", "fid", "-n", 20)
-    assert call("evaluate", run, *how).code == 0
-    assert call("train", *QUICK, "--run-dir", tmp_path / "größe").code == 0
+    assert call(*how).json["metrics"] == at_home
+    done = call("train", *QUICK, "--run-dir", tmp_path / "größe", "-q")
+    assert Path(done.out.strip()) == tmp_path / "größe"
+    assert (tmp_path / "größe" / "model.safetensors").is_file()
 
 
 def test_no_command_line_is_answered_with_a_traceback(call: Call) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,8 @@ from gentool.tasks.evaluate import evaluate, unlabelled
 from gentool.tasks.evaluation.likelihood import bits_per_dim
 from gentool.tasks.model.load import load_run, stored_recipe
 from gentool.tasks.sample import sample
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 CHEAP = ("--features", "pixels", "--metric", "fid", "--metric", "precision-recall")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from gentool.errors import UserError
 from gentool.runs.samples import read_samples
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 STOCHASTIC = {"solver": "edm", "options": {"s_churn": 20.0}, "steps": 5}
 
 

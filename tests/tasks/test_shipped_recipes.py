@@ -87,8 +87,9 @@ PARAMETERS = {
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
     "lace/digits-small": 30_143,
-    "editgan/digits8-small": 760_222,
-    "editgan/mnist32-small": 9_389_214,
+    "lace/mnist32-small": 51_342,
+    "editgan/digits8-small": 732_542,
+    "editgan/mnist32-small": 2_433_342,
     "classifier/digits-small": 77_898,
     "classifier/digits-noisy-small": 97_706,
     "classifier/mnist-small": 308_810,
@@ -100,6 +101,14 @@ PARAMETERS = {
     # the paper's are DeiT-T and DeiT-S: 5.7 and 22 million
     "a-vit/digits-dense-small": 171_322,
     "a-vit/digits-small": 171_322,
+    # a distillation token, its place and its head more
+    "a-vit/digits-distilled-dense-small": 171_322 + 2 * 48 + 490,
+    "a-vit/digits-distilled-small": 171_322 + 2 * 48 + 490,
+    "a-vit/imagenet-t-distilled-dense-paper": 5_717_416 + 2 * 192 + 193_000,
+    "a-vit/imagenet-t-distilled-paper": 5_717_416 + 2 * 192 + 193_000,
+    # 4 4 3 96 + 96 in the embedding, 66 96 of tokens, 6 (12 96^2 + 13 96) in the blocks, 2 96 and 970 at the end
+    "a-vit/cifar10-dense-small": 683_242,
+    "a-vit/cifar10-small": 683_242,
     "a-vit/mnist-dense-small": 173_482,
     "a-vit/mnist-small": 173_482,
     "a-vit/imagenet-t-dense-paper": 5_717_416,
@@ -119,10 +128,10 @@ PARAMETERS = {
     "lion/chair-paper": 22_402_731 + 11_420_740 + 77_173_376,
     "lion/car-paper": 22_402_731 + 11_420_740 + 77_173_376,
     "lion/all-paper": 22_402_731 + 11_420_740 + 77_173_376,
-    "lion/shapes-small": 1_905_327,
-    "lion/shapes-voxel-small": 1_905_327,
-    "lion/mnist-clouds-small": 1_617_775,
-    "sap/shapes-small": 543_260,
+    "lion/shapes-small": 1_678_863,
+    "lion/shapes-voxel-small": 1_678_863,
+    "lion/mnist-clouds-small": 1_398_983,
+    "sap/shapes-small": 266_696,
     "dp-sinkhorn/celeba-paper": 3_886_595,
     "dp-sinkhorn/digits-small": 27_712,
     "dp-sinkhorn/fashion-mnist-paper": 957_969,
@@ -134,7 +143,7 @@ PARAMETERS = {
     "stylegan2/cifar32-small": 11_290_644,
     "stylegan2/digits8-conditional-small": 340_229,
     "stylegan2/digits8-small": 322_310,
-    "stylegan2/mnist32-small": 720_780,
+    "stylegan2/mnist32-small": 384_076,
 }
 THINNER = {
     "vit": ("network.width=48",),
@@ -215,6 +224,9 @@ def small(name: str, folder: Path) -> list[str]:
         path = folder / "base.yaml"
         path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
         changes.append(f"base={json.dumps(str(path))}")
+    if getattr(resolved(name).recipe.model, "distillation", None) is not None:
+        made = ("classifier/digits-small", [*changes[:1], "model.network.channels=8", "trainer.max_steps=1"])
+        changes.append(f"model.distillation.teacher={train(*made, run_dir=folder / 'teacher').run}")
     if (
         resolved(name).recipe.family == "lace"
     ):  # labels by measures alone: there is no labeller to train on noise

@@ -22,12 +22,12 @@ from gentool.families.lion.module import LionModule
 from gentool.noise import Noise, mix
 from gentool.points.distances import chamfer
 from gentool.recipes.schema import Sample
-from gentool.runs.atomic import check_writable
+from gentool.runs.atomic import check_apart, check_writable
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, read_samples, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import label_cycle
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.training.sampling import SampleRequest
 
 Method = Literal["interpolate", "diffuse-denoise"]
@@ -96,7 +96,7 @@ def edit_clouds(
         UserError: the run is of another family, or the input or the settings do not fit it.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     own = FLOW if method == "interpolate" else ()
     asked = ["sample.presets={}", *own, *(f"sample.{change}" for change in changes)]
     run, resolved, module = load_run(path, asked)
@@ -108,6 +108,7 @@ def edit_clouds(
     out = out or run.samples / f"{method}-{Path(source or 'samples').stem}-seed{seed}.h5"
     check_output(out, "points")
     check_writable(out.absolute().parent)
+    check_apart(out, source)
     wanted = 2 if method == "interpolate" else count
     with torch.no_grad():
         x = (

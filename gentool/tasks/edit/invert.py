@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from gentool.errors import UserError
 from gentool.noise import Noise, mix
 from gentool.tasks.edit.inverter import Method, Settings, build_inverter
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import load_run, origin
-from gentool.tasks.pictures.change import Changed, Subject
-from gentool.tasks.pictures.read import Pictures, Split
+from gentool.tasks.model.load import best_device, load_run, origin
+from gentool.tasks.pictures.change import Changed, Intake, Subject
+from gentool.tasks.pictures.read import Pictures
 from gentool.tasks.pictures.write import check_places
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 STEPS = 100
 READ = ("steps", "grid", "grid_options", "threshold")
@@ -51,14 +52,10 @@ def invert(
     changes: Sequence[str] = (),
     out: Path | None = None,
     seed: int = 0,
-    count: int | None = None,
-    split: Split = "test",
-    classifier: str | None = None,
-    resize: bool = False,
-    repeat_channels: bool = False,
+    intake: Intake | None = None,
     batch_size: int = 64,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Inverted:
     """Edits INPUT with the run at `path`, and writes the pictures and a panel: before, after, difference.
 
@@ -66,24 +63,12 @@ def invert(
 
     Args:
         changes: `KEY=VALUE` of the recipe's `sample:` block, of the keys in `READ`.
-        classifier: a run whose readings before and after are compared.
-        resize, repeat_channels: how pictures of another shape are brought to the model's, and back in size.
     """
     started, settings = time.perf_counter(), settings or Settings()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path, _sample_changes(changes))
     inverter = build_inverter(module.to(device), method, resolved.recipe.sample, settings)
-    subject = Subject.read(
-        source,
-        module,
-        known=resolved.recipe.data,
-        split=split,
-        count=count,
-        classifier=classifier,
-        resize=resize,
-        repeat_channels=repeat_channels,
-        say=say,
-    )
+    subject = Subject.read(source, module, intake or Intake(), known=resolved.recipe.data, say=say)
     x, found = subject.x, subject.found
     before_labels = source_labels(module, found, settings.from_label, len(x))
     asked = label_cycle(settings.to_label, module, None) if settings.to_label is not None else None

@@ -23,12 +23,13 @@ from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_writable
 from gentool.runs.samples import check_output, write_samples
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import load_run, origin
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.readings import load_judge
 from gentool.tasks.pictures.write import write_panel
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 Score = Callable[[Tensor], Tensor]
 """Pictures (B, C, H, W) in [-1, 1] -> (B,), each of its own picture; differentiable."""
@@ -140,8 +141,8 @@ def steer(
     how: Steering = Steering(),
     changes: Sequence[str] = (),
     batch_size: int = 16,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Steered:
     """Draws `count` samples, and moves the noise they start from until a classifier reads them as `label`.
 
@@ -156,7 +157,7 @@ def steer(
         GentoolError: replay is not plain back-propagation on this model.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path, [f"sample.{change}" for change in changes])
     module.to(device)
     settings, family = resolved.recipe.sample, resolved.recipe.family

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +10,9 @@ from gentool.data import open_set
 from gentool.diffusion import likelihood
 from gentool.errors import UserError
 from gentool.noise import Noise
+from gentool.tasks.model.load import best_device
 from gentool.training.module import GenModule
+from gentool.training.watching import Report, unreported
 
 COUNT = 128
 """Held-out examples; the ODE costs about a hundred network calls and as many derivatives for each."""
@@ -24,7 +25,7 @@ def bits_per_dim(
     *,
     seed: int = 0,
     count: int = COUNT,
-    report: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    report: Report = unreported,
 ) -> tuple[float, dict[str, Any]]:
     """Mean bits per dimension of the test split's first `count` images, and its standard error.
 
@@ -36,7 +37,7 @@ def bits_per_dim(
     if module.spec.kind != "image":
         raise UserError("bits-per-dim is for images of 8 bits; the model makes " + module.spec.kind + " data")
     dataset = open_set(module.recipe.data, "test")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     module = module.to(device)
     count = min(count, len(dataset))
     bits, calls, bound = [], 0.0, False
@@ -52,8 +53,7 @@ def bits_per_dim(
         bound = found.bound
         bits.append(likelihood.bits_per_dim(found.log_prob, batch.x[0].numel()))
         calls += float(found.nfe.sum())
-        if report is not None:
-            report(indices[-1] + 1, count, {})
+        report(indices[-1] + 1, count, {})
     each = torch.cat(bits)
     error = float(each.std() / count**0.5) if count > 1 else float("nan")
     return float(each.mean()), {

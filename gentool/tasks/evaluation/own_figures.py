@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from gentool.data import open_set
 from gentool.errors import UserError
 from gentool.runs.folder import RunFolder
 from gentool.tasks.evaluation.reference import reference_data
 from gentool.tasks.evaluation.result import Evaluated
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.training.findings import Findings
-
-Say = Callable[[str], None]
-Report = Callable[[int, int, Mapping[str, float]], None]
+from gentool.training.watching import Report, Say
 
 
 def of_model(
@@ -24,7 +20,7 @@ def of_model(
     metrics: Sequence[str],
     count: int | None,
     seed: int,
-    report: Report | None,
+    report: Report,
     say: Say,
 ) -> Evaluated:
     """The model's own figures on the first `count` examples of the held-out split (None: all of them).
@@ -42,10 +38,8 @@ def of_model(
             f"the model was trained on {module.spec.shape} in {module.spec.classes}",
             config.name,
         )
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
-    figures = module.evaluate_model(
-        held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
-    )
+    module.to(best_device())
+    figures = module.evaluate_model(held_out, seed=seed, report=lambda done, total: report(done, total, {}))
     found = Findings()
     if not metrics or any(name not in figures for name in metrics):
         found = module.study_model(held_out, seed=seed)

@@ -43,6 +43,11 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     return run, resolved, ready(module)
 
 
+def best_device() -> torch.device:
+    """Where one process works: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def trained_model(path: str) -> GenModule:
     """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
     return load_run(path)[2]

@@ -14,6 +14,7 @@ from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_picture
 from gentool.tasks.pictures.readings import Readings, load_judge, read_both
 from gentool.tasks.pictures.write import write_pictures
 from gentool.training.module import GenModule
+from gentool.training.watching import Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,23 @@ class Changed:
 
 
 @dataclass(frozen=True)
+class Intake:
+    """What is taken of INPUT, and how, as the user says it.
+
+    Attributes:
+        split, count: of a data set: which part, and how many.
+        classifier: a run whose readings before and after are compared.
+        resize, repeat_channels: how pictures of another shape are brought to the model's, and back in size.
+    """
+
+    split: Split = "test"
+    count: int | None = None
+    classifier: str | None = None
+    resize: bool = False
+    repeat_channels: bool = False
+
+
+@dataclass(frozen=True)
 class Subject:
     """INPUT as it came, and as the model takes it.
 
@@ -66,34 +84,23 @@ class Subject:
     readings: Callable[[Tensor, Tensor], Readings] | None
 
     @classmethod
-    def read(
-        cls,
-        source: str,
-        module: GenModule,
-        *,
-        known: DataConfig,
-        split: Split,
-        count: int | None,
-        classifier: str | None,
-        resize: bool,
-        repeat_channels: bool,
-        say: Callable[[str], None],
-    ) -> Subject:
+    def read(cls, source: str, module: GenModule, intake: Intake, *, known: DataConfig, say: Say) -> Subject:
         """Reads INPUT for a module, on whose device the classifier works.
 
         Args:
-            known, split, count, say: as of `read_pictures`. resize, repeat_channels: as of `fit_shape`.
-            classifier: the run of a classifier of pictures in the size they came in.
+            known, say: as of `read_pictures`.
 
         Raises:
-            UserError, CorruptError: as those, or as `load_judge`.
+            UserError, CorruptError: as of `read_pictures`, `fit_shape` and `load_judge`.
         """
-        found = read_pictures(source, known=known, split=split, count=count, say=say)
+        found = read_pictures(source, known=known, split=intake.split, count=intake.count, say=say)
         shape = module.spec.shape
-        x = fit_shape(found.x, shape, found.name, resize=resize, repeat_channels=repeat_channels)
-        if classifier is None:
+        x = fit_shape(
+            found.x, shape, found.name, resize=intake.resize, repeat_channels=intake.repeat_channels
+        )
+        if intake.classifier is None:
             return cls(found, x, None)
-        judge = load_judge(classifier, (shape[0], *found.x.shape[2:]), module.device)
+        judge = load_judge(intake.classifier, (shape[0], *found.x.shape[2:]), module.device)
         return cls(found, x, lambda before, after: read_both(*judge, before, after, found.labels))
 
     def write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from gentool.data.picture_tree import SUFFIXES
 from gentool.data.pictures import decode, open_picture, rules_used
 from gentool.errors import CorruptError, UserError
 from gentool.runs.samples import read_arrays
+from gentool.training.watching import Say, unsaid
 
 Split = Literal["train", "test"]
 
@@ -47,7 +47,7 @@ def read_pictures(
     known: DataConfig | None = None,
     split: Split = "test",
     count: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = unsaid,
 ) -> Pictures:
     """Reads INPUT: one picture's file, a folder, tar or zip, an .h5 or .npz, or a data set by name.
 
@@ -83,7 +83,7 @@ def _whole(config: DataConfig, split: Split) -> Split:
     return split if config.has_test() else "train"
 
 
-def _one(path: Path, say: Callable[[str], None]) -> Pictures:
+def _one(path: Path, say: Say) -> Pictures:
     try:
         with Image.open(path) as picture:
             deep = picture.mode.startswith("I")
@@ -106,7 +106,7 @@ def _scaled(pixels: np.ndarray, most: int) -> Tensor:
     return torch.from_numpy(2 * (pixels / most) - 1).float()
 
 
-def _arrays(path: Path, count: int | None, say: Callable[[str], None]) -> Pictures:
+def _arrays(path: Path, count: int | None, say: Say) -> Pictures:
     found = read_arrays(path)
     array, labels = found.array[:count], found.labels
     if array.ndim != 4 or array.shape[-1] not in (1, 3, 4) or len(array) == 0:
@@ -124,7 +124,7 @@ def _arrays(path: Path, count: int | None, say: Callable[[str], None]) -> Pictur
     return Pictures(x, None if labels is None else labels[:count], names, str(path))
 
 
-def _in_range(array: np.ndarray, where: str, say: Callable[[str], None]) -> Tensor:
+def _in_range(array: np.ndarray, where: str, say: Say) -> Tensor:
     """(N, ...) of any type -> float32 in [-1, 1]."""
     if array.dtype == np.uint8:
         return to_model(torch.from_numpy(array.copy()))

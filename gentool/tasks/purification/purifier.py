@@ -39,18 +39,17 @@ def build_purifier(module: GenModule, settings: Settings) -> Purifier:
     Raises:
         UserError: the run is of no single denoiser of pictures, or the settings do not fit it.
     """
-    family = module.recipe.family
     if not isinstance(module, DenoisingModule):
-        raise UserError(
-            f"a run of the family {family} is no denoiser to purify with; give a diffusion run (edm, dpdm)"
-        )
-    denoiser = module.model
-    if denoiser.process.state_parts != 1 or module.likelihood_prior() is not None:
-        raise UserError(
-            f"the family {family} adds no Gaussian noise to pictures alone, which purification does"
-        )
+        raise UserError(why_no_denoiser(module))
+    family, denoiser = module.recipe.family, module.model
     if module.spec.kind != "image":
         raise UserError(f"purification is for pictures; this model makes {module.spec.kind} data")
+    if denoiser.process.state_parts != 1:
+        raise UserError(
+            f"purification adds noise to pictures; the family {family} adds it to their velocities"
+        )
+    if module.likelihood_prior() is not None:
+        raise UserError(f"purification adds Gaussian noise, which the family {family} does not remove")
     process, method = denoiser.process, method_named(settings.method, denoiser.process)
     if method == "ld-sde":
         own = Purifier(denoiser, process, method)
@@ -62,6 +61,18 @@ def build_purifier(module: GenModule, settings: Settings) -> Purifier:
         chosen = Purifier(denoiser, process, method, level_of(process, settings.t_star, settings.sigma_star))
         steps = settings.steps or STEPS
     return replace(chosen, steps=steps, rounds=settings.rounds, label=_label(module, settings.label))
+
+
+def why_no_denoiser(module: GenModule) -> str:
+    """Why a run that is not one denoiser cannot purify, in a line."""
+    family, instead = module.recipe.family, "give a diffusion run (edm, dpdm)"
+    if module.spec.kind != "image":
+        return f"purification is for pictures; this run of {family} is of {module.spec.kind} data: {instead}"
+    if type(module).judge is not GenModule.judge:
+        return f"a run of the family {family} is no denoiser: it can be --classifier; as RUN {instead}"
+    if isinstance(module.base, DenoisingModule):
+        return f"a run of the family {family} is no denoiser but a faster solver of one: give the run it stands on"
+    return f"a run of the family {family} is no denoiser: it makes pictures from latents alone; {instead}"
 
 
 def _label(module: DenoisingModule, asked: str | None) -> int | None:

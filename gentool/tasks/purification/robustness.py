@@ -6,7 +6,7 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from gentool.runs.atomic import check_writable, write_json
 from gentool.tasks.purification.examples import EXAMPLES, keep
 from gentool.tasks.purification.target import Target, gradient_check, purified
 from gentool.training.signals import StopFlag
+from gentool.training.watching import Report, Say, unreported, unsaid
 
-Say = Callable[[str], None]
-Report = Callable[[int, int, Mapping[str, float]], None]
 TOGETHER = 32
 """Most pictures attacked together: what is between two records, and between two looks at the clock."""
 
@@ -92,7 +91,7 @@ class Robustness:
 
 
 def robustness(
-    target: Target, plan: Plan, folder: Path, *, report: Report | None = None, say: Say = lambda line: None
+    target: Target, plan: Plan, folder: Path, *, report: Report = unreported, say: Say = unsaid
 ) -> Robustness:
     """Attacks and judges pictures, bare, behind noise alone and behind the defence; goes on where `folder` left off.
 
@@ -159,7 +158,7 @@ def _go_on(
     left: Sequence[int],
     started: float,
     pace: float,
-    report: Report | None,
+    report: Report,
     say: Say,
 ) -> None:
     """Attacks what is `left` of the chosen, a few together, `pace` seconds a picture, and records it."""
@@ -179,8 +178,7 @@ def _go_on(
             records.add(found)
             done += len(indices)
             pace = (time.perf_counter() - begun) / done
-            if report is not None:
-                report(len(chosen) - len(left) + done, len(chosen), {})
+            report(len(chosen) - len(left) + done, len(chosen), {})
             if stop.signum is not None and done < len(left):
                 end = RunInterrupted if stop.signum == signal.SIGINT else PreemptedError
                 raise end(

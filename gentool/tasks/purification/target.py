@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError, UserError
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run
 from gentool.tasks.pictures.read import Split, fit_shape, read_pictures
 from gentool.tasks.pictures.readings import load_judge
 from gentool.tasks.purification.purifier import Settings, build_purifier
+from gentool.training.watching import Say, unsaid
 
 SELF_TEST_STEPS = 4
 SELF_TEST_ERROR = 1e-4
@@ -51,14 +52,14 @@ def open_target(
     *,
     settings: Settings,
     split: Split = "test",
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = unsaid,
 ) -> tuple[RunFolder, Target]:
     """A diffusion run before a classifier's run, on the labelled pictures of a data set or file, on the device.
 
     Raises:
         UserError: no diffusion run, no classifier, or pictures without labels or of another shape.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path)
     purifier = build_purifier(module.to(device), settings)
     if purifier.method != "ld-sde":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
 from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import load_run
-from gentool.tasks.sampling.draw import Job, OnSample, as_kept, draw_rows, load_guide, named_changes
+from gentool.tasks.model.load import best_device, load_run
+from gentool.tasks.sampling.draw import Job, as_kept, draw_rows, load_guide, named_changes
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 FINE_STEPS = 128
 """Steps of the trajectory that all others are held against."""
@@ -90,8 +91,8 @@ def compare(
     reference: str | None = None,
     settings: Mapping[str, Any] | None = None,
     changes: Sequence[str] = (),
-    on_sample: OnSample | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Compared:
     """Draws the same `count` samples with every solver at every number of steps, and writes picture and table.
 
@@ -119,7 +120,7 @@ def compare(
         raise UserError("--classifier: no guidance rule asks it; add --guidance classifier=1")
     asked = {*(settings or {}), *(change.partition("=")[0].partition(".")[0] for change in changes)}
     runs = [each(chosen, name, number, asked) for name in solvers for number in steps or (chosen.steps,)]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     job = Job(str(run.path), chosen, seed, None, None if classifier is None else str(classifier))
     guide = load_guide(job, device)
     job = replace(job, labels=label_cycle(label, module, guide))
@@ -136,7 +137,7 @@ def compare(
     noisy = [build(one.solver, one.options, state_parts).stochastic for one in runs]
     fine = finest(solvers, usable, state_parts)
     ends = sorted({end_of(one) for one, random in zip(runs, noisy) if not random}) if fine else []
-    artist = Artist(job, module.to(device), guide, count, device, on_sample, len(runs) + len(ends))
+    artist = Artist(job, module.to(device), guide, count, device, report, len(runs) + len(ends))
     targets = {end: artist(to_the_end(str(fine), chosen, end))[0] for end in ends}
     rows, pictures = [], []
     for one, random in zip(runs, noisy):
@@ -216,11 +217,11 @@ class Artist:
         guide: Guide | None,
         count: int,
         device: torch.device,
-        on_sample: OnSample | None,
+        report: Report,
         times: int,
     ) -> None:
         self.job, self.module, self.guide, self.device = job, module, guide, device
-        self.count, self.on_sample, self.total, self.done = count, on_sample, times * count, 0
+        self.count, self.report, self.total, self.done = count, report, times * count, 0
 
     def __call__(self, settings: Sample) -> tuple[Tensor, float]:
         """Samples (count, ...) in model space on the CPU, and network calls per sample."""
@@ -233,8 +234,7 @@ class Artist:
             parts.append(x.cpu())
             calls += nfe * len(x)
             self.done += len(x)
-            if self.on_sample is not None:
-                self.on_sample(self.done, self.total)
+            self.report(self.done, self.total, {})
         return torch.cat(parts), calls / self.count
 
     def labels(self) -> np.ndarray | None:
@@ -264,7 +264,7 @@ class Judge:
             ["fid"],
             self.features,
             cache=default_folder(),
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=best_device(),
             seed=self.seed,
         )
         return found.metrics["fid"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,6 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide, SampleRequest
-
-OnSample = Callable[[int, int], None]
-"""(samples done, samples in all)."""
 
 
 @dataclass(frozen=True)

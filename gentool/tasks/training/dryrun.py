@@ -19,6 +19,7 @@ from gentool.privacy.randomness import Secrets
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
 from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import best_device
 from gentool.tasks.training.loop import quiet_lightning
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
@@ -74,7 +75,7 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     quiet_lightning()
     spec = data_spec(resolved.recipe)
     module = build_module(resolved.recipe, spec)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     module.to(device).train()
     module.prepare_training()
     parameters = networks.summary(_parts(module))
@@ -168,7 +169,7 @@ def private_step(module: GenModule, found: Plan) -> tuple[PrivateStep, float]:
     assert privacy is not None
     engine = build_engine(module, privacy, lambda line: None)
     at_once, each = physical_batch(module, engine, privacy)
-    return PrivateStep(engine, at_once, found, Secrets(), privacy.secure_noise), each
+    return PrivateStep(found, Secrets(), privacy.secure_noise, engine=engine, physical_batch=at_once), each
 
 
 def measure(

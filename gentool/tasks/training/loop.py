@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ from gentool.training.callbacks import StepEnd
 from gentool.training.module import GenModule
 from gentool.training.private.step import PrivateStep
 from gentool.training.sharding import Sharded
-
-Say = Callable[[str], None]
+from gentool.training.watching import Say
 
 
 def is_main_process() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +18,7 @@ from gentool.runs.folder import RunFolder
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
-
-Say = Callable[[str], None]
+from gentool.training.watching import Say
 
 
 @dataclass
@@ -40,9 +38,9 @@ class PrivateTraining:
     def set_up(self, module: GenModule, device: torch.device, rank: int, world: int, say: Say) -> SecretStep:
         """Gives the module its step; of DP-SGD the engine is tried on the device first."""
         module.to(device)
+        own = (self.plan, Secrets(self.plan.debug_seed), self.privacy.secure_noise, self.cover, rank, world)
         if module.own_private_step:
-            secrets, secure = Secrets(self.plan.debug_seed), self.privacy.secure_noise
-            module.private = OwnStep(self.plan, secrets, secure, self.cover, rank, world)
+            module.private = OwnStep(*own)
             return module.private
         engine = build_engine(module, self.privacy, say)
         at_once, each = physical_batch(module, engine, self.privacy)
@@ -50,16 +48,7 @@ class PrivateTraining:
             f"engine      {type(engine).__name__.lower()}, {at_once} records at once "
             f"({each / 2**20:.3g} MiB each)"
         )
-        module.private = PrivateStep(
-            engine,
-            at_once,
-            self.plan,
-            Secrets(self.plan.debug_seed),
-            self.privacy.secure_noise,
-            self.cover,
-            rank,
-            world,
-        )
+        module.private = PrivateStep(*own, engine=engine, physical_batch=at_once)
         return module.private
 
     def cover(self, step: int) -> None:

@@ -82,17 +82,44 @@ def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_pat
     same = call("edit", made["run"], *fixed, "--mask", seen["labels"], "-o", tmp_path / "same.png")
     assert same.code == 0
     assert "nothing to do" in same.err
-    labels[2:4, 2:4] = 1 - labels[2:4, 2:4].clamp(max=1)
+    labels[3, 3] = 1 - labels[3, 3].clamp(max=1)
     write_label_map(tmp_path / "mask.png", labels, 3)
-    done = edited(call, made, *fixed, "--mask", tmp_path / "mask.png", "--paste", "-o", tmp_path / "out.png")
+    done = edited(
+        call,
+        made,
+        *fixed,
+        "--mask",
+        tmp_path / "mask.png",
+        "--paste",
+        "-o",
+        tmp_path / "out.png",
+        "--widen",
+        1,
+    )
     assert done["edited"] == 1
     assert done["psnr"] is not None
     photo, out = (np.asarray(Image.open(path)).astype(int) for path in (made["photo"], tmp_path / "out.png"))
-    assert (abs(photo - out)[7] <= 1).all()  # more than three pixels from what was painted
+    still = np.ones((8, 8), bool)
+    still[2:5, 2:5] = False  # what was painted, and a pixel around
+    assert (abs(photo - out)[still] <= 1).all()
+    assert (photo != out).any()
     call("edit", made["run"], *fixed, "--mask", tmp_path / "mask.png", "-o", made["photo"], "-q").refused(
         2, "is INPUT itself"
     )
     assert made["photo"].read_bytes() == before
+
+
+def test_a_photo_is_projected_from_the_mean_with_noise_of_its_own(
+    made: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    fixed = (made["photo"], "--method", "editgan")
+    start = edited(call, made, *fixed, "--invert-from", "mean", "--invert-steps", 0, "-o", tmp_path / "a.png")
+    near = edited(call, made, *fixed, "--invert-from", "mean", "--invert-steps", 60, "-o", tmp_path / "b.png")
+    assert near["psnr"] > start["psnr"]
+    noisy = (*fixed, "--invert-noise", 100, "--invert-steps", 20)
+    out = tmp_path / "c.npz"
+    done = edited(call, made, *noisy, "--relabel", "ink=paper", "--iterations", 3, "-o", out)
+    assert (done["edited"], done["invert_noise"]) == (1, 100)
 
 
 def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
@@ -112,6 +139,11 @@ def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     call(*fixed, "--relabel", "ink=paper", "--mask", tmp_path / "nine.png").refused(2, "one edit at a time")
     call(*fixed, "--relabel", "ink=paper", "--refine", 3).refused(2, "--refine", "is for --vector")
     call(*fixed, "--relabel", "ink=paper", "--region", "all").refused(2, "--region", "painted or classes")
+    call(*fixed, "--relabel", "ink=paper", "--invert-from", "zero").refused(
+        2, "--invert-from", "encoder or mean"
+    )
+    call(*fixed, "--relabel", "ink=paper", "--widen", -1).refused(2, "--widen", "negative")
+    call(*fixed, "--relabel", "ink=paper", "--invert-noise", -1).refused(2, "--invert-noise", "negative")
     call(*fixed, "--relabel", "ink=paper", "--label", 3).refused(2, "editgan does not read it")
     call(*fixed, "--save-vector", tmp_path / "v", "--method", "editgan").refused(2, "an edit to learn from")
     call(*fixed, "--vector", tmp_path / "nothing").refused(2, "is no file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from gentool.runs.samples import read_samples
 from gentool.tasks.edit.steer import Steering, climb
 from gentool.tasks.sample import sample
 from gentool.tasks.train import train
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 FEW = ("--set", "steps=4", "--set", "solver=ddim", "-q")
 
 

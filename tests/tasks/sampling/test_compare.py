@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.compare import FINE_STEPS, compare, each, end_of
 from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
-from tests.tasks.runs import Ended
-
-Call = Callable[..., Ended]
+from tests.tasks.runs import Call
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ import pytest
 
 from gentool.runs.samples import read_samples
 from gentool.tasks.sampling.ranks import Ranks
-from tests.tasks.runs import Ended, environment
+from tests.tasks.runs import Call, environment
 
-Call = Callable[..., Ended]
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 
 

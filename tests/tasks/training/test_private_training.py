@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from tests.privacy.private_modules import private_module
 from tests.tasks.private_runs import STEPS, TINY, noted, start, wait_for
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
 
 def ledger_of(run: Path) -> Ledger:
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_and_stays_exact(number: int, code: int, tmp_path:
 
 
 def test_a_budget_cut_short_by_kills_ends_the_training_early_and_then_forbids_it(
-    tmp_path: Path, call: Callable[..., Ended]
+    tmp_path: Path, call: Call
 ) -> None:
     run, notes = tmp_path / "run", tmp_path / "notes"
     process = start(run, notes)
@@ -133,18 +133,14 @@ def checkpoint_step(run: Path) -> int:
     return 0 if state is None else int(state["step"])
 
 
-def test_more_steps_than_the_budget_are_forbidden(
-    whole: Path, tmp_path: Path, call: Callable[..., Ended]
-) -> None:
+def test_more_steps_than_the_budget_are_forbidden(whole: Path, tmp_path: Path, call: Call) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     asked = (*TINY, f"trainer.max_steps={STEPS + 5}", "--run-dir", run, "--resume", "auto")
     call("train", *asked).refused(3)
     assert ledger_of(run).steps == STEPS
 
 
-def test_other_noise_is_a_new_phase_that_must_be_allowed(
-    whole: Path, tmp_path: Path, call: Callable[..., Ended]
-) -> None:
+def test_other_noise_is_a_new_phase_that_must_be_allowed(whole: Path, tmp_path: Path, call: Call) -> None:
     run = shutil.copytree(whole, tmp_path / "run")
     more = (
         "privacy.epsilon=null",
@@ -164,7 +160,7 @@ def test_other_noise_is_a_new_phase_that_must_be_allowed(
     assert phases[1].mechanism.noise_multiplier == 3
 
 
-def test_no_ledger_no_resume(whole: Path, tmp_path: Path, call: Callable[..., Ended]) -> None:
+def test_no_ledger_no_resume(whole: Path, tmp_path: Path, call: Call) -> None:
     def asked(run: Path, *more: str) -> Sequence[str | Path]:
         return (
             "train",
@@ -189,9 +185,7 @@ def test_no_ledger_no_resume(whole: Path, tmp_path: Path, call: Callable[..., En
     call(*asked(run, "privacy=null")).refused(2, "void what its ledger states")
 
 
-def test_a_public_checkpoint_is_not_gone_on_with_privately(
-    tmp_path: Path, call: Callable[..., Ended]
-) -> None:
+def test_a_public_checkpoint_is_not_gone_on_with_privately(tmp_path: Path, call: Call) -> None:
     run = tmp_path / "run"
     train(TINY[0], (*TINY[1:], "privacy=null", "trainer.max_steps=4"), run_dir=run)
     asked = ("train", *TINY, "--run-dir", run, "--resume", "auto", "--allow-change")
@@ -199,7 +193,7 @@ def test_a_public_checkpoint_is_not_gone_on_with_privately(
     assert not (run / "ledger.jsonl").exists()
 
 
-def test_what_it_will_cost_is_told_before_training(whole: Path, call: Callable[..., Ended]) -> None:
+def test_what_it_will_cost_is_told_before_training(whole: Path, call: Call) -> None:
     ended = call("train", *TINY, "--dry-run", "--json")
     assert ended.code == 0, ended.err
     plan = ended.json["privacy"]
@@ -210,7 +204,7 @@ def test_what_it_will_cost_is_told_before_training(whole: Path, call: Callable[.
     assert ended.json["memory_bytes"] > 0
 
 
-def test_a_run_says_when_it_protects_nobody(tmp_path: Path, call: Callable[..., Ended]) -> None:
+def test_a_run_says_when_it_protects_nobody(tmp_path: Path, call: Call) -> None:
     short = ("trainer.max_steps=2", "-q", "--json")
     for name, change in (("seed", "privacy.debug_seed=1"), ("off", "privacy.enabled=false")):
         ended = call("train", *TINY, *short, change, "--run-dir", tmp_path / name)
@@ -255,7 +249,7 @@ def test_training_without_noise_learns(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_with_privacy_is_refused_at_its_key(
-    change: str, words: tuple[str, ...], tmp_path: Path, call: Callable[..., Ended]
+    change: str, words: tuple[str, ...], tmp_path: Path, call: Call
 ) -> None:
     changes = [change] if "times" not in change else ["model.loss.times.name=log-normal", change]
     call("train", *TINY, *changes, "--run-dir", tmp_path / "run").refused(2, *words)
@@ -349,7 +343,7 @@ def test_vmap_takes_over_where_a_layer_has_no_rule_and_says_so() -> None:
     assert "vmap takes its place" in said[0]
 
 
-def test_families_that_draw_once_refuse_noise_multiplicity(call: Callable[..., Ended]) -> None:
+def test_families_that_draw_once_refuse_noise_multiplicity(call: Call) -> None:
     asked = ("train", "classifier/digits-small", "privacy={epsilon: 8, noise_multiplicity: 2}")
     call(*asked).refused(2, "privacy.noise_multiplicity", "nothing to average")
 

@@ -92,7 +92,9 @@ def build_purifier(module: GenModule, settings: Settings) -> Purifier:
     if module.spec.kind != "image":
         raise UserError(f"purification is for pictures; this model makes {module.spec.kind} data")
     if denoiser.process.state_parts != 1:
-        raise UserError(f"purification adds noise to pictures; the family {family} adds it to their velocities")
+        raise UserError(
+            f"purification adds noise to pictures; the family {family} adds it to their velocities"
+        )
     if module.likelihood_prior() is not None:
         raise UserError(f"purification adds Gaussian noise, which the family {family} does not remove")
     process, method = denoiser.process, method_named(settings.method, denoiser.process)

@@ -44,7 +44,9 @@ def check_teacher(teacher: GenModule, source: str, spec: DataSpec) -> None:
     try:
         teacher.judge()
     except UserError:
-        raise UserError(f"a run of the family {teacher.recipe.family} is no classifier: {source}", KEY) from None
+        raise UserError(
+            f"a run of the family {teacher.recipe.family} is no classifier: {source}", KEY
+        ) from None
     for what, theirs, ours in (
         ("reads pictures of", teacher.spec.shape, spec.shape),
         ("tells classes apart:", teacher.spec.classes, spec.classes),

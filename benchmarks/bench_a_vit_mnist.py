@@ -56,7 +56,7 @@ POINTS = 0.5
 def study(scale: Scale, data: str, seed: int, folder: Path) -> dict[str, Any]:
     """One start and what is tuned from it: figures of each, by name."""
     from gentool.tasks.evaluate import evaluate
-    from gentool.tasks.sample import load_run
+    from gentool.tasks.model.load import load_run
     from gentool.tasks.train import train
 
     shared = (data, *scale.shared, f"seed={seed}")

@@ -92,17 +92,26 @@ class Settings:
     mode: str
     data_dir: Path
     seed: int = 0
+    generator: Path | None = None
 
     @property
     def quick(self) -> bool:
         return self.mode == "quick"
 
 
-def main(name: str, run: Callable[[Settings], Result], about: str | None) -> None:
-    """Parses the options, runs, writes `results/<name>[-gpu].json` and prints the claims."""
-    options = parser(name, about).parse_args()
+def main(name: str, run: Callable[[Settings], Result], about: str | None, *, generator: bool = False) -> None:
+    """Parses the options, runs, writes `results/<name>[-gpu].json` and prints the claims.
+
+    Args:
+        generator: the benchmark trains a generator first, in whose place --generator gives one.
+    """
+    asked = parser(name, about)
+    if generator:
+        asked.add_argument("--generator", type=Path, metavar="RUN", help="a trained run (default: train it)")
+    options = asked.parse_args()
     started, load = time.perf_counter(), os.getloadavg()[0] / (os.cpu_count() or 1)
-    result = run(Settings(options.mode, options.data_dir, options.seed))
+    given = options.generator if generator else None
+    result = run(Settings(options.mode, options.data_dir, options.seed, given))
     document = describe(name, options.mode, result, time.perf_counter() - started, load)
     suffix = "" if options.mode == "quick" else f"-{options.mode}"
     path = options.out or RESULTS / f"{name}{suffix}.json"

@@ -39,7 +39,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     before = dict(sys.modules)
     yield lambda name: load(ROOT / "benchmarks" / f"{name}.py")
-    for name in ("common", "models", "distilled", *(script.stem for script in SCRIPTS)):
+    own = ("common", "models", "distilled", "segmenters", "repainting", "lace_study")
+    for name in (*own, *(script.stem for script in SCRIPTS)):
         if name not in before:
             sys.modules.pop(name, None)
 
@@ -324,6 +325,30 @@ def test_the_canary_at_toy_size(bench: Any) -> None:
 
 
 @pytest.mark.slow
+def test_lace_at_toy_size(bench: Any, tmp_path: Path) -> None:
+    """On a generator that learns in seconds: every claim has its figures; a generator that lies there is taken."""
+    bench("bench_edit_lace")
+    study = bench("lace_study")
+    reader = ("classifier/digits-small", ("trainer.max_steps=100", "model.network.channels=8"))
+    few = ("trainer.max_steps=200", "model.latents=2500")
+    short = ("model.conditional=false", "trainer.max_steps=300", "model.network.width=64")
+    base = ("dp-sinkhorn/digits-small", short)
+    scale = study.Scale(base, reader, ("lace/digits-small", few), 4, 8, 3, 4, pc=False, real=600)
+    found = study.study(scale, tmp_path, 0, "digits")
+    assert [claim.claim.split(":")[0] for claim in found.claims].count("LACE on digits") == 4
+    assert set(found.figures["edits"]) == {"anchored", "free"}
+    for edits in found.figures["edits"].values():
+        assert edits["des_mean"] == pytest.approx(edits["strength"] - edits["side_effect"])
+        assert edits["des_error"] >= 0
+    assert "dp-sinkhorn/digits-small, 300 steps" in found.scale
+    json.dumps(found.figures, allow_nan=False)
+    before = (tmp_path / "generator" / "model.safetensors").stat().st_mtime
+    other = dataclasses.replace(scale, generator=(base[0], (*short, "model.network.width=32")))
+    runs, _ = study.prepared(other, tmp_path, 0)
+    assert (runs["generator"] / "model.safetensors").stat().st_mtime == before
+
+
+@pytest.mark.slow
 def test_robustness_at_toy_size(bench: Any) -> None:
     """Every claim is made of figures of its own, and attacks of every kind go through."""
     robust = bench("bench_purify_robust")
@@ -351,3 +376,45 @@ def test_robustness_at_toy_size(bench: Any) -> None:
     for row in found.figures["sde"].values():
         assert row["none"]["robust"]["mean"] <= row["none"]["clean"]["mean"]
     json.dumps(found.figures, allow_nan=False)
+
+
+def test_edits_are_judged_by_the_pictures(bench: Any) -> None:
+    """A ring's hole counts, a gap's does not; changes are told apart by region; maps are repainted as named."""
+    edits = bench("repainting")
+    ring = -torch.ones(2, 1, 8, 8)
+    ring[:, :, 2:6, 2:6] = 1
+    ring[0, :, 3:5, 3:5] = -1
+    assert edits.holes(ring).tolist() == [4, 0]
+    region = torch.zeros(2, 8, 8, dtype=torch.bool)
+    region[:, 3:5, 3:5] = True
+    filled = torch.where(region[:, None], 1.0, ring)
+    found = edits.changes(ring[:1], filled[:1], region[:1])
+    assert found == {"filled": 1.0, "hole_pixels": [4, 0], "inside": 1.0, "outside": 0.0}
+    assert edits.changes(ring[:1], ring[:1], region[:1])["filled"] == 0.0
+    labels = torch.where(ring[:, 0] > 0, 1, 0)
+    labels[0, 3:5, 3:5] = 2
+    assert not (edits.repainted("fill", labels) == 2).any()
+    assert (edits.repainted("enlarge", labels) == 2).sum() == 16
+    thick = edits.repainted("thicken", labels)
+    assert ((thick == 1) & (labels == 0)).flatten(1).sum(1).tolist() == [10, 10]
+    assert torch.equal(thick[:, :, 4:], labels[:, :, 4:])
+
+
+class Glow:
+    """Pictures whose every pixel is the first value of the code."""
+
+    def render(self, ws: torch.Tensor) -> torch.Tensor:
+        return ws[:, 0, 0, None, None, None].expand(-1, 1, 8, 8)
+
+
+def test_a_direction_is_taken_as_far_as_the_edit_went(bench: Any) -> None:
+    edits = bench("repainting")
+    codes, normal = -torch.ones(3, 2, 4), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    module: Any = dataclasses.make_dataclass("Module", ["view"])(Glow())
+    region = torch.zeros(3, 8, 8, dtype=torch.bool)
+    region[:, :2] = True
+    edited = {"before": Glow().render(codes), "region": region, "figures": {"inside": 0.3}}
+    found = edits.along(module, codes, normal, edited)["equal strength"]
+    assert found["inside"] == pytest.approx(0.3, abs=1e-3)
+    assert found["outside"] == pytest.approx(0.3, abs=1e-3)  # it cannot tell them apart
+    assert found["strength"] == pytest.approx(0.6, abs=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +35,17 @@ from gentool.families.editgan.labels import (
     write_label_map,
 )
 from gentool.families.editgan.losses import (
+    Likeness,
     dilated,
     edited_classes,
-    likeness,
-    perceptual,
+    noise_correlation,
     region_cross_entropy,
     region_of,
     squared,
 )
 from gentool.families.editgan.module import feature_channels
 from gentool.families.editgan.vector import Vector, load_vector
+from gentool.families.editgan.view import View
 from gentool.networks.stylegan2 import Generator
 from gentool.networks.stylegan2_config import StyleGenerator
 
@@ -136,6 +138,7 @@ def test_the_region_is_empty_without_an_edit_symmetric_and_grown_by_three_pixels
     point = torch.zeros(1, 15, 15, dtype=torch.bool)
     point[0, 7, 7] = True
     assert int(dilated(point).sum()) == 49
+    assert int(region_of(point.long(), 0 * point.long(), widened=1).sum()) == 9
 
 
 def test_a_change_within_the_region_costs_nothing_outside_it() -> None:
@@ -143,14 +146,15 @@ def test_a_change_within_the_region_costs_nothing_outside_it() -> None:
     region = torch.zeros(2, 8, 8, dtype=torch.bool)
     region[:, 2:5, 2:5] = True
     y = torch.where(region[:, None], x + 1, x).requires_grad_()
-    held = likeness(None, y, x, outside=~region)
+    alike = Likeness(None, x, outside=~region)
+    held = alike(y)
     assert (held == 0).all()
-    likeness(None, y + 0.1, x, outside=~region).sum().backward()
+    alike(y + 0.1).sum().backward()
     assert y.grad is not None
     assert (y.grad[region[:, None]] == 0).all()
     assert (y.grad[~region[:, None]] != 0).all()
     # the mean is over all pixels, those of the region too
-    far = likeness(None, x + 2, x, outside=~region)
+    far = alike(x + 2)
     torch.testing.assert_close(far, torch.full((2,), 55 / 64, dtype=torch.float64))
 
 
@@ -158,7 +162,7 @@ def test_cross_entropy_is_of_the_region_alone() -> None:
     logits = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     labels, region = torch.zeros(2, 4, 4, dtype=torch.long), torch.zeros(2, 4, 4, dtype=torch.bool)
     region[0, 1:3, 1:3] = True
-    found = region_cross_entropy(logits, labels, region)
+    found = region_cross_entropy(logits.movedim(1, -1)[region], labels, region)
     expected = -logits.log_softmax(1)[0, 0, 1:3, 1:3].mean()
     torch.testing.assert_close(found[0], expected)
     assert float(found[1].detach()) == 0
@@ -172,11 +176,14 @@ def test_perceptual_distance_of_unit_features() -> None:
         return [torch.cat([x, 2 * x.flip(1)], 1), 3 * x]
 
     x, y = torch.rand(2, 2, 4, 4) + 0.1, torch.rand(2, 2, 4, 4) + 0.1
-    assert (perceptual(maps, x, x) == 0).all()
-    torch.testing.assert_close(perceptual(maps, x, 5 * y), perceptual(maps, x, y))  # directions alone
-    assert (perceptual(maps, x, y) > 0).all()
-    assert (perceptual(maps, x, y) <= 8).all()  # two maps, unit vectors
-    assert (perceptual(None, x, y) == 0).all()
+    far = Likeness(maps, x, pixel_weight=0, perceptual_weight=1)
+    assert (far(x) == 0).all()
+    torch.testing.assert_close(far(5 * y), far(y))  # directions alone
+    assert (far(y) > 0).all()
+    assert (far(y) <= 4).all()  # unit vectors
+    assert (Likeness(None, x, pixel_weight=0)(y) == 0).all()
+    deep = Likeness(lambda x: 3 * maps(x), x, pixel_weight=0, perceptual_weight=1)
+    torch.testing.assert_close(deep(y), far(y))  # not more for being seen by more maps
     assert float(squared(torch.ones(1, 1, 2, 2), -torch.ones(1, 1, 2, 2))) == 1
 
 
@@ -199,8 +206,24 @@ class Linear:
         made = self.render(ws)
         return made, torch.cat([-made, made], 1)
 
+    def render_region(self, ws: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+        made, logits = self.render_labelled(ws)
+        return made, logits.movedim(1, -1)[region]
+
     def encode(self, x: Tensor) -> Tensor:
         return (x.flatten(1) @ torch.linalg.pinv(self.matrix).T).view(-1, 2, 3)
+
+    def mean_codes(self, count: int) -> Tensor:
+        return torch.zeros(count, 2, 3, dtype=torch.float64)
+
+    def spread(self) -> float:
+        return 3**0.5
+
+    def own_planes(self, count: int) -> list[Tensor]:
+        return []
+
+    def with_planes(self, planes: object) -> Linear:
+        return self
 
 
 def linear_edit(weights: editing.Weights, steps: int) -> tuple[Linear, Tensor, Tensor, editing.Found]:
@@ -224,11 +247,11 @@ def test_an_edit_changes_the_labels_and_keeps_the_best_codes_that_it_saw() -> No
     inside = (model.render(found.ws) - model.render(ws)).abs().squeeze(1)
     assert inside[region].mean() > 0.05
 
-    def valley(ws: Tensor) -> tuple[Tensor, Tensor]:
-        far = ws.square().flatten(1).sum(1)
+    def valley(values: Sequence[Tensor], t: float) -> tuple[Tensor, Tensor]:
+        far = values[0].square().flatten(1).sum(1)
         return far, far
 
-    wild = editing.descend(torch.full((1, 1, 1), 0.1), valley, 10, lambda t: 5.0)  # every step overshoots
+    wild = editing.descend([torch.full((1, 1, 1), 0.1)], valley, 10, lambda t: 5.0)  # every step overshoots
     assert torch.equal(wild.ws, torch.full((1, 1, 1), 0.1))
     assert float(wild.loss) == pytest.approx(0.01)
 
@@ -239,12 +262,12 @@ def test_optimisation_finds_the_closed_form_of_a_linear_generator() -> None:
     a, region = model.matrix, torch.arange(16) < 4
     start, target = torch.zeros(1, 2, 3, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
 
-    def loss(ws: Tensor) -> tuple[Tensor, Tensor]:
-        made = model.render(ws).flatten(1)
+    def loss(values: Sequence[Tensor], t: float) -> tuple[Tensor, Tensor]:
+        made = model.render(values[0]).flatten(1)
         total = (made[:, ~region] ** 2).sum(1) + 3 * ((made[:, region] - target) ** 2).sum(1)
         return total, total
 
-    found = editing.descend(start, loss, 500, lambda t: 0.1 * editing.ramp(t))
+    found = editing.descend([start], loss, 500, lambda t: 0.1 * editing.ramp(t))
     weights = torch.where(region, 3.0, 1.0).double()
     full = torch.zeros(16, dtype=torch.float64)
     full[region] = target
@@ -259,6 +282,81 @@ def test_an_inversion_starts_at_the_encoders_codes() -> None:
     torch.testing.assert_close(found.ws, model.encode(x))
     better = editing.invert(model, x + 0, None, steps=60)
     assert (better.loss <= found.loss).all()
+
+
+def test_a_projection_starts_at_the_mean_and_finds_what_the_encoder_does() -> None:
+    model = Linear()
+    x = model.render(torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    found = editing.invert(model, x, None, start="mean", steps=200)
+    assert (found.loss < 1e-3 * squared(x, torch.zeros_like(x))).all()
+    # what was shaken is never kept, though it may have been better: its loss is another code's
+    shown = squared(model.render(found.ws), x)
+    torch.testing.assert_close(found.loss, shown)
+    again = editing.invert(model, x, None, start="mean", steps=200)
+    assert torch.equal(again.ws, found.ws)
+
+
+def test_correlation_of_noise() -> None:
+    plane = torch.full((2, 1, 16, 16), 0.7)
+    expected = 2 * 0.7**4 * 2  # two scales, 16 and 8
+    torch.testing.assert_close(noise_correlation([plane]), torch.full((2,), expected))
+    torch.testing.assert_close(
+        noise_correlation([plane, plane[..., :4, :4]]), torch.full((2,), 1.5 * expected)
+    )
+    white = torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert float(noise_correlation([white]).mean()) == pytest.approx(2 / 64, rel=0.15)
+
+
+class Noisy:
+    """A real, untrained generator whose noise is seen, with its heads and encoder."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        config = StyleGenerator(latent=8, style=8, layers=1, channel_base=64, channel_max=8)
+        generator = Generator(config, 1, 8).requires_grad_(False)
+        for name, value in generator.synthesis.named_parameters():
+            if name.endswith("noise_strength"):
+                value.fill_(0.3)
+        heads = LabelHeads(2, feature_channels(generator), (8, 4), 3).eval().requires_grad_(False)
+        encoder = Encoder(EncoderConfig(channels=4, most=8), (1, 8, 8), 4, 8).requires_grad_(False)
+        self.view = View(generator, heads, encoder, 8)
+        self.ws = torch.randn(3, 4, 8)
+
+
+def test_logits_of_a_region_are_those_of_the_whole() -> None:
+    view, ws = (noisy := Noisy()).view, noisy.ws
+    region = torch.rand(3, 8, 8) < 0.3
+    region[1] = False
+    made, logits = view.render_labelled(ws)
+    same, rows = view.render_region(ws, region)
+    assert torch.equal(same, made)
+    torch.testing.assert_close(rows, logits.movedim(1, -1)[region])
+
+
+def test_noise_is_each_pictures_own() -> None:
+    view, ws = (noisy := Noisy()).view, noisy.ws
+    planes = view.own_planes(3)
+    torch.testing.assert_close(view.with_planes(planes).render(ws), view.render(ws))
+    other = view.with_planes([plane.flip(2) for plane in planes])
+    assert not torch.allclose(other.render(ws), view.render(ws))
+    where = torch.tensor([False, True, True])
+    torch.testing.assert_close(other.rows(where).render(ws[where]), other.render(ws)[where])
+
+
+def test_an_inversion_with_noise_comes_nearer_and_its_planes_stay_normal() -> None:
+    view, ws = (noisy := Noisy()).view, noisy.ws
+    x = view.with_planes([plane.flip(3) for plane in view.own_planes(3)]).render(ws)
+    bare = editing.invert(view, x, None, steps=60)
+    found = editing.invert(view, x, None, steps=60, noise=0.0)
+    assert (found.loss < bare.loss).all()
+    held = editing.invert(view, x, None, steps=60, noise=1e5)
+    correlated = [noise_correlation(some.values[1:]).mean() for some in (held, found)]
+    assert correlated[0] < correlated[1] / 2
+    assert len(found.values) == 4  # the codes, and a plane a convolution
+    for plane in found.values[1:]:
+        assert float(plane.mean((1, 2, 3)).abs().max()) < 1e-5
+        torch.testing.assert_close(plane.square().mean((1, 2, 3)), torch.ones(3))
+    torch.testing.assert_close(squared(view.with_planes(found.values[1:]).render(found.ws), x), found.loss)
 
 
 def test_vectors_scale_add_and_come_back() -> None:

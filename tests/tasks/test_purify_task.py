@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from gentool import families
-from gentool.data import make_config, open_set, to_model
+from gentool.data import make_config, open_set, to_model, to_uint8
 from gentool.errors import UserError
 from gentool.runs.samples import read_samples, write_samples
-from gentool.tasks.purify import Settings, build_purifier
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
+from gentool.tasks.pictures.read import resized
+from gentool.tasks.purification.purifier import Settings, build_purifier
 from gentool.tasks.train import train
 from tests.conformance.test_families import CASES, make
-from tests.tasks.runs import TINY, Ended
+from tests.tasks.runs import TINY, Call
 
-Call = Callable[..., Ended]
 FAST = ("--steps", "3", "-q")
 
 
@@ -166,10 +166,15 @@ def test_sixteen_bits_floats_and_alpha_are_read(
 
 
 def test_resized_there_and_back(vp: Path, tmp_path: Path, digits: np.ndarray, call: Call) -> None:
+    """A picture whose every pixel stands twice is the small one to the model, and is enlarged again afterwards."""
     array = digits.repeat(2, axis=1).repeat(2, axis=2)
     done = call("purify", vp, _npz(tmp_path, array), "--resize", "-o", tmp_path / "o.npz", *FAST)
     assert done.code == 0, done.err
-    assert read_samples(tmp_path / "o.npz").array.shape == (6, 16, 16, 1)
+    purifier = build_purifier(load_run(vp)[2], Settings(steps=3))
+    with torch.no_grad():
+        small = purifier(to_model(torch.from_numpy(digits).permute(0, 3, 1, 2)), range(6), 0)
+    found = torch.from_numpy(read_samples(tmp_path / "o.npz").array).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found.int(), to_uint8(resized(small, (16, 16))).int(), rtol=0, atol=1)
 
 
 def _npz(folder: Path, array: np.ndarray) -> Path:
@@ -235,7 +240,7 @@ def test_arrays_that_do_not_fit_are_refused(
 
 def test_gray_for_a_colour_model_needs_a_word() -> None:
     from gentool.errors import UserError
-    from gentool.tasks.picture_input import fit_shape
+    from gentool.tasks.pictures.read import fit_shape
 
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(UserError, match="--repeat-channels"):

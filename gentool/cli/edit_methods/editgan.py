@@ -9,10 +9,11 @@ from gentool.errors import UserError
 
 def _editgan(given: Given) -> None:
     from gentool.cli.progress import progress
-    from gentool.tasks.editgan import Wish, edit
+    from gentool.tasks.edit.editgan import Wish, edit
 
     quiet = given["quiet"]
-    names = {"iterations": "steps", "invert_steps": "invert_steps", "refine": "refine", "region": "region"}
+    names = {"iterations": "steps", "invert_noise": "noise"}
+    names |= {key: key for key in ("invert_steps", "invert_from", "refine", "region", "widen")}
     chosen = {word: given[key] for key, word in names.items() if given[key] is not None}
     wish = Wish(
         mask=given["mask"],
@@ -72,7 +73,10 @@ EDITGAN = Method(
             "refine",
             "iterations",
             "invert_steps",
+            "invert_from",
+            "invert_noise",
             "region",
+            "widen",
             "paste",
             "train",
             "resize",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from gentool.families.a_vit.randaugment import rand_augmented
 from gentool.families.a_vit.start import load_start
 from gentool.metrics.classifier import Judge
 from gentool.networks.vit import Heads
-from gentool.recipes.schema import Sample
 from gentool.training.augment import shifted
+from gentool.training.classifying import ClassifyingModule
 from gentool.training.findings import Findings
 from gentool.training.fitting import model_batches
-from gentool.training.module import Examples, GenModule, build_optimizer
-from gentool.training.sampling import Guide, SampleRequest
+from gentool.training.module import Examples
+from gentool.training.optimizers import build_optimizer
 
 LEAST = 8
 """Pictures of a batch, below which its mean scores say too little to be compared with their target."""
@@ -35,26 +35,21 @@ CHECKED = 200
 """The step after which it is said that nothing halts, or everything."""
 
 
-class AVitModule(GenModule):
+class AVitModule(ClassifyingModule):
     """Cross-entropy of the class token's mean state, and of a gated model the ponder and the distribution loss."""
 
-    draws_samples = False
+    no_samples = "an a-vit draws no samples: it classifies; judge it by gentool evaluate RUN"
     recipe: AVitRecipe
     model: AdaptiveViT
 
     def __init__(self, recipe: AVitRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
-        if spec.kind != "image":
-            raise UserError(f"the a-vit family reads images; {recipe.data.name} is {spec.kind} data")
-        if spec.classes == 0:
-            raise UserError(f"the data set {recipe.data.name} has no labels to learn")
         channels, *sides = spec.shape
         crop = recipe.model.crop
         if crop is not None and crop.size > min(sides):
             raise UserError(
                 f"{crop.size} is larger than the pictures, {sides[0]}x{sides[1]}", "model.crop.size"
             )
-        self.classes = spec.classes
         side = tuple(sides) if crop is None else (crop.size, crop.size)
         self.model = AdaptiveViT(recipe.model, (channels, *side), spec.classes)
         self._teacher: Judge | None = None
@@ -243,19 +238,3 @@ class AVitModule(GenModule):
 
     def judge(self) -> Judge:
         return Judge(lambda x: self.model.features(self.pictures(x)), self.model.network.output, self.device)
-
-    def guide(self) -> Guide:
-        raise UserError(
-            "--classifier: it was trained on clean pictures, and guidance asks it about noisy ones; train a classifier "
-            "with model.noise (recipe classifier/digits-noisy-small)"
-        )
-
-    def draw(self, request: SampleRequest) -> NoReturn:
-        refuse_samples()
-
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
-        refuse_samples()
-
-
-def refuse_samples() -> NoReturn:
-    raise UserError("an a-vit draws no samples: it classifies; judge it by gentool evaluate RUN")

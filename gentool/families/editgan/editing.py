@@ -6,21 +6,32 @@ Every picture of a batch goes its own way: losses are summed over the batch, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from gentool.families.editgan.losses import Maps, likeness, region_cross_entropy, region_of
+from gentool.families.editgan.losses import (
+    DILATIONS,
+    Likeness,
+    Maps,
+    noise_correlation,
+    region_cross_entropy,
+    region_of,
+)
 
 Report = Callable[[int, int], None]
 """Told of (steps done, steps in all)."""
+Start = Literal["encoder", "mean"]
+SHAKE, SHAKEN = 0.05, 0.75
+"""Of a projection: by how much each value of a code is shaken at first, as a share of samples' distance from the mean,
+and the share of the steps over which that fades."""
 
 
 class Model(Protocol):
-    """What edits ask of a trained run; all differentiable."""
+    """What edits ask of a trained run (`view.View`); all differentiable."""
 
     def render(self, ws: Tensor) -> Tensor:
         """W+ (B, styles, width) -> pictures (B, C, H, W) in [-1, 1]."""
@@ -28,8 +39,23 @@ class Model(Protocol):
     def render_labelled(self, ws: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the heads' mean logits (B, K, H, W)."""
 
+    def render_region(self, ws: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with the logits (P, K) of the pixels of a region (B, H, W) bool alone."""
+
     def encode(self, x: Tensor) -> Tensor:
         """Pictures -> W+."""
+
+    def mean_codes(self, count: int) -> Tensor:
+        """W+ of the mean picture."""
+
+    def spread(self) -> float:
+        """Root mean square distance of samples' w from their mean."""
+
+    def own_planes(self, count: int) -> list[Tensor]:
+        """The noise of each layer, (B, 1, r, r)."""
+
+    def with_planes(self, planes: Sequence[Tensor]) -> Self:
+        """The same with other noise."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +77,19 @@ class Weights:
 
 @dataclass(frozen=True)
 class Found:
-    """W+ (B, styles, width), each picture's best; its loss (B,), and that where it began."""
+    """What was optimised, each picture's best; its loss (B,), and that where it began.
 
-    ws: Tensor
+    Attributes:
+        values: (B, ...) each, the W+ codes (B, styles, width) first.
+    """
+
+    values: tuple[Tensor, ...]
     loss: Tensor
     first: Tensor
+
+    @property
+    def ws(self) -> Tensor:
+        return self.values[0]
 
 
 def ramp(t: float) -> float:
@@ -65,39 +99,48 @@ def ramp(t: float) -> float:
 
 
 def descend(
-    start: Tensor,
-    loss: Callable[[Tensor], tuple[Tensor, Tensor]],
+    start: Sequence[Tensor],
+    loss: Callable[[Sequence[Tensor], float], tuple[Tensor, Tensor]],
     steps: int,
     rate: Callable[[float], float],
     report: Report = lambda done, total: None,
+    tidy: Callable[[Sequence[Tensor]], None] = lambda values: None,
 ) -> Found:
-    """Adam from `start`, keeping the best codes that were evaluated, the first and the last among them.
+    """Adam from `start`, keeping the best values that were evaluated, the first and the last among them.
 
     Args:
-        loss: codes -> (B,) what is minimised, and (B,) what the best is judged by.
+        start: (B, ...) each.
+        loss: values and the share of the steps that are done -> (B,) what is minimised, and (B,) what the best is
+            judged by.
         rate: of the share of the steps that are done.
+        tidy: changes the values in place after a step.
     """
-    ws = start.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([ws], 1.0)
-    best, first = start.detach().clone(), None
-    least = torch.full((len(ws),), torch.inf, device=ws.device, dtype=ws.dtype)
+    values = [v.detach().clone().requires_grad_() for v in start]
+    optimizer = torch.optim.Adam(values, 1.0)
+    best, first = [v.detach().clone() for v in start], None
+    least = torch.full((len(values[0]),), torch.inf, device=values[0].device, dtype=values[0].dtype)
     for step in range(steps + 1):
         with torch.enable_grad():
-            total, judged = loss(ws)
+            total, judged = loss(values, step / steps if steps else 1.0)
             if step < steps and total.requires_grad:
-                (ws.grad,) = torch.autograd.grad(total.sum(), ws)
-        judged = judged.detach().to(ws.dtype)
+                for v, gradient in zip(values, torch.autograd.grad(total.sum(), values)):
+                    v.grad = gradient
+        judged = judged.detach().to(least.dtype)
         first = judged if first is None else first
         better = judged < least
-        best[better], least[better] = ws.detach()[better], judged[better]
+        least[better] = judged[better]
+        for kept, v in zip(best, values):
+            kept[better] = v.detach()[better]
         if step == steps:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate(step / steps)
         optimizer.step()
+        with torch.no_grad():
+            tidy(values)
         report(step + 1, steps)
     assert first is not None
-    return Found(best, least, first)
+    return Found(tuple(best), least, first)
 
 
 def invert(
@@ -105,22 +148,56 @@ def invert(
     x: Tensor,
     maps: Maps | None,
     *,
+    start: Start = "encoder",
+    noise: float | None = None,
     steps: int = 100,
     rate: float = 0.1,
     weights: Weights | None = None,
     report: Report = lambda done, total: None,
 ) -> Found:
-    """Codes of pictures x (B, C, H, W): the encoder's, led on by likeness; judged by likeness alone."""
-    weights = weights or Weights(pixel=1.0)
+    """Codes of pictures x (B, C, H, W), led on by likeness from where they start; judged by likeness alone.
 
-    def loss(ws: Tensor) -> tuple[Tensor, Tensor]:
-        made = model.render(ws)
-        alike = likeness(maps, made, x, weights.perceptual, weights.pixel)
-        return alike + weights.latent * encoder_distance(model, ws, made), alike
+    From the mean it is the projection of Karras et al. 2020 (1912.04958, appendix D), layer by layer: until three
+    quarters of the steps are done codes are shaken, so as not to stay at the nearest hollow, and the encoder,
+    which is not trusted then, has no say.
+
+    Args:
+        start: the encoder's codes, or the mean.
+        noise: weight of `noise_correlation`: the layers' noise is optimised too, and is (B, 1, r, r) a layer in the
+            values after the codes; None: it stays the generator's own.
+    """
+    weights = weights or Weights(pixel=1.0)
+    alike = Likeness(maps, x, weights.perceptual, weights.pixel)
+    draws = torch.Generator().manual_seed(0)
+    spread = model.spread() if start == "mean" else 0.0
+
+    def loss(values: Sequence[Tensor], t: float) -> tuple[Tensor, Tensor]:
+        ws, *planes = values
+        shaken = start == "mean" and t < SHAKEN
+        if shaken:
+            size = SHAKE * spread * (1 - t / SHAKEN) ** 2
+            ws = ws + size * torch.randn(ws.shape, generator=draws).to(ws)
+        seen = model.with_planes(planes) if planes else model
+        made = seen.render(ws)
+        judged = total = alike(made)
+        if start == "encoder":
+            total = total + weights.latent * encoder_distance(seen, ws, made)
+        if noise is not None:
+            total = total + noise * noise_correlation(planes)
+        # a shaken code was not evaluated as it stands
+        return total, torch.full_like(judged, torch.inf) if shaken else judged
 
     with torch.no_grad():
-        start = model.encode(x)
-    return descend(start, loss, steps, lambda t: rate * ramp(t), report)
+        codes = model.encode(x) if start == "encoder" else model.mean_codes(len(x))
+    planes = [] if noise is None else model.own_planes(len(x))
+    return descend([codes, *planes], loss, steps, lambda t: rate * ramp(t), report, normalise_planes)
+
+
+def normalise_planes(values: Sequence[Tensor]) -> None:
+    """Brings each plane after the codes back to mean 0 and variance 1, in place."""
+    for plane in values[1:]:
+        plane.sub_(plane.mean((1, 2, 3), keepdim=True))
+        plane.div_(plane.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-8))
 
 
 def encoder_distance(model: Model, ws: Tensor, made: Tensor) -> Tensor:
@@ -158,15 +235,16 @@ def edit(
     with torch.no_grad():
         before = model.render(ws)
 
-    def loss(now: Tensor) -> tuple[Tensor, Tensor]:
-        made, logits = model.render_labelled(now)
-        alike = likeness(maps, made, before, weights.perceptual, weights.pixel, ~region)
-        total = weights.outside * alike + weights.labels * region_cross_entropy(logits, wanted, region)
+    alike = Likeness(maps, before, weights.perceptual, weights.pixel, ~region)
+
+    def loss(values: Sequence[Tensor], t: float) -> tuple[Tensor, Tensor]:
+        made, logits = model.render_region(now := values[0], region)
+        total = weights.outside * alike(made) + weights.labels * region_cross_entropy(logits, wanted, region)
         if weights.latent > 0:
             total = total + weights.latent * encoder_distance(model, now, made)
         return total, total
 
-    return descend(ws if start is None else start, loss, steps, lambda t: rate, report)
+    return descend([ws if start is None else start], loss, steps, lambda t: rate, report)
 
 
 def apply_vector(
@@ -178,6 +256,7 @@ def apply_vector(
     maps: Maps | None,
     *,
     refine: int = 0,
+    widened: int = DILATIONS,
     report: Report = lambda done, total: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ws + scale delta, refined for so many steps; the label maps that it ought to have, and the region.
@@ -187,11 +266,13 @@ def apply_vector(
 
     Args:
         classes: (K,) bool edited classes, which span the region; None: the pixels whose label changes do.
+        widened: by how many pixels that region is.
     """
     moved = ws + scale * delta
     with torch.no_grad():
         before, after = (model.render_labelled(w)[1].argmax(1) for w in (ws, moved))
-    region = region_of(before, after, None if classes is None else classes.expand(len(ws), -1))
+    edited = None if classes is None else classes.expand(len(ws), -1)
+    region = region_of(before, after, edited, widened)
     if refine:
         weights = replace(Weights(), latent=0.0)
         moved = edit(

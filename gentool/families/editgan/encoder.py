@@ -10,17 +10,17 @@ from gentool.families.editgan.config import EncoderConfig
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with a shortcut; halves the resolution."""
+    """Two 3x3 convolutions with a shortcut; halves the resolution between them, so that the wide one is cheap."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.first = nn.Conv2d(inputs, inputs, 3, padding=1)
+        self.second = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.second(F.leaky_relu(self.first(F.leaky_relu(x, 0.2)), 0.2))
-        return F.avg_pool2d(h + self.shortcut(x), 2)
+        h = F.avg_pool2d(self.first(F.leaky_relu(x, 0.2)), 2)
+        return self.second(F.leaky_relu(h, 0.2)) + self.shortcut(F.avg_pool2d(x, 2))
 
 
 class Encoder(nn.Module):

@@ -72,14 +72,17 @@ class LabelHeads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (heads, B, K, H, W) of features (B, D, H, W); those of classes never seen are -inf."""
         batch, _, high, wide = features.shape
-        rows = features.movedim(1, -1).flatten(0, 2)
-        found = torch.stack([head(rows) for head in self.heads])
-        found = found.masked_fill(~self.seen, -torch.inf)
+        found = self.of_pixels(features.movedim(1, -1).flatten(0, 2))
         return found.unflatten(1, (batch, high, wide)).movedim(-1, 2)
+
+    def of_pixels(self, rows: Tensor) -> Tensor:
+        """Logits (heads, P, K) of pixels' features (P, D)."""
+        found = torch.stack([head(rows) for head in self.heads])
+        return found.masked_fill(~self.seen, -torch.inf)
 
 
 def mean_logits(logits: Tensor) -> Tensor:
-    """(B, K, H, W): what edits are led by, of logits (heads, B, K, H, W)."""
+    """What edits are led by: (B, K, H, W) of logits (heads, B, K, H, W), (P, K) of (heads, P, K)."""
     return logits.mean(0)
 
 

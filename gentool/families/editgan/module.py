@@ -19,11 +19,11 @@ from gentool.families.editgan.heads import (
     LabelHeads,
     head_widths,
     mean_logits,
-    stack_features,
     uncertainty,
     worst_mean,
 )
-from gentool.families.editgan.losses import Maps, perceptual, squared
+from gentool.families.editgan.losses import Likeness, Maps, squared
+from gentool.families.editgan.view import View
 from gentool.metrics.cache import digest_of
 from gentool.networks.classifier import ResNetClassifier
 from gentool.networks.stylegan2 import Generator
@@ -108,31 +108,11 @@ class EditganModule(GenModule):
         w = generator.truncated(generator.mapping(noise.normal("prior")), config.truncation)
         return w[:, None].repeat(1, generator.synthesis.num_ws, 1)
 
-    def render(self, ws: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) of codes, with the layers' noise constant."""
-        made: Tensor = cast(Generator, self.generator).synthesis(ws, "const")
-        return made.float()
-
-    def features(self, ws: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures and the stacked features (B, D, H, W) of one pass."""
-        maps: list[Tensor] = []
-
-        def keep(name: str, x: Tensor) -> Tensor:
-            maps.append(x)
-            return x
-
-        made = cast(Generator, self.generator).synthesis(ws, "const", keep)
-        return made.float(), stack_features(maps, self.spec.shape[1])
-
-    def render_labelled(self, ws: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures, and the heads' mean logits (B, K, H, W)."""
-        made, features = self.features(ws)
-        return made, mean_logits(self.model.heads(features))
-
-    def encode(self, x: Tensor) -> Tensor:
-        """W+ of pictures in [-1, 1]."""
-        found: Tensor = self.model.encoder(x)
-        return found
+    @property
+    def view(self) -> View:
+        """What generator, heads and encoder make of codes and pictures."""
+        generator = cast(Generator, self.generator)
+        return View(generator, self.model.heads, self.model.encoder, self.spec.shape[1])
 
     def digest(self) -> str:
         """SHA-256 of the generator, which editing vectors belong to."""
@@ -169,7 +149,7 @@ class EditganModule(GenModule):
             if isinstance(config.labels, FromStrokes):
                 codes = self.codes(range(config.labelled))
                 with torch.no_grad():
-                    found = labelling.stroke_labels(self.render(codes), config.labels.threshold)
+                    found = labelling.stroke_labels(self.view.render(codes), config.labels.threshold)
             else:
                 indices, found = labelling.read_masks(Path(config.labels.path), count, size, self.say)
                 codes = self.codes(indices)
@@ -196,7 +176,7 @@ class EditganModule(GenModule):
         """
         config, flat = self.recipe.model, known.flatten(1)
         with torch.no_grad():
-            features = self.features(codes)[1].movedim(1, -1).flatten(0, 2)
+            features = self.view.features(codes)[1].movedim(1, -1).flatten(0, 2)
         flat = flat.flatten()
         counts = torch.bincount(flat, minlength=len(self.class_names)).clamp(min=1)
         chance = (1.0 / counts)[flat].expand(config.heads, -1)
@@ -258,26 +238,26 @@ class EditganModule(GenModule):
         )
         with torch.no_grad():
             w = generator.truncated(generator.mapping(z), self.recipe.model.truncation)
-            x = self.render(w)
-        ws = self.encode(x)
+            x = self.view.render(w[:, None].expand(-1, self.styles, -1))
+        ws = self.view.encode(x)
         loss = config.latent_weight * (ws - w[:, None]).square().mean() + self._alike(x, ws)
         if batch is not None:
             real = to_model(batch.x).to(x)
-            loss = loss + self._alike(real, self.encode(real))
+            loss = loss + self._alike(real, self.view.encode(real))
         return loss
 
     def _alike(self, x: Tensor, ws: Tensor) -> Tensor:
-        config, made = self.recipe.model.encoder, self.render(ws)
-        far = perceptual(self._maps, made, x)
-        return (config.perceptual_weight * far + config.pixel_weight * squared(made, x)).mean()
+        config = self.recipe.model.encoder
+        alike = Likeness(self._maps, x, config.perceptual_weight, config.pixel_weight)
+        return alike(self.view.render(ws)).mean()
 
     @torch.no_grad()
     def on_train_end(self) -> None:
         """What an inversion is measured by later on."""
         super().on_train_end()
         self.model.eval()
-        x = self.render(self.codes(range(1000, 1000 + TESTED)))
-        self.model.usual.copy_(squared(self.render(self.encode(x)), x).median())
+        x = self.view.render(self.codes(range(1000, 1000 + TESTED)))
+        self.model.usual.copy_(squared(self.view.render(self.view.encode(x)), x).median())
         self.model.train()
 
     @torch.no_grad()
@@ -288,7 +268,7 @@ class EditganModule(GenModule):
         pictures `encoder-error`, the root mean square error of a pixel in [0, 1]."""
         config, parts = self.recipe.model, []
         codes = self.codes(range(10_000, 10_000 + TESTED))
-        both = [self.features(c) for c in codes.split(50)]
+        both = [self.view.features(c) for c in codes.split(50)]
         for _, features in both:
             parts.append(self.model.heads(features))
         logits = torch.cat(parts, 1)
@@ -301,7 +281,9 @@ class EditganModule(GenModule):
                 if either:
                     figures[f"iou-{name}"] = int(((known == k) & (said == k)).sum()) / either
         real = to_model(held_out.take(range(min(TESTED, len(held_out)))).x).to(self.device)
-        figures["encoder-error"] = float(squared(self.render(self.encode(real)), real).mean().sqrt())
+        figures["encoder-error"] = float(
+            squared(self.view.render(self.view.encode(real)), real).mean().sqrt()
+        )
         if report is not None:
             report(TESTED, TESTED)
         return figures

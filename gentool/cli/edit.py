@@ -51,7 +51,8 @@ def edit(
     ] = None,
     label: Annotated[str | None, _option(metavar="L", help="steer: the class to steer to.")] = None,
     condition: Annotated[
-        str | None, _option(metavar="L", help="steer: the model's own class labels (default: all in turn).")
+        str | None,
+        _option(metavar="L", help="steer, lace: the model's own class labels (default: all in turn)."),
     ] = None,
     iterations: Annotated[
         int | None, _option(min=1, metavar="N", help="steer: gradients taken (20). editgan: steps (60).")

@@ -59,7 +59,7 @@ def recipe_schema(name: str) -> type[Recipe]:
     sample = checked_sample(cast(Any, shared["sample"].annotation), family.state_parts)
 
     def shards(recipe: Recipe) -> Recipe:
-        return check_sharding(recipe, family)
+        return check_sharding(recipe, family.shards)
 
     validators: dict[str, Any] = {
         "check_privacy": model_validator(mode="after")(check_privacy),

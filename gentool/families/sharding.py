@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from gentool.families.base import Family
 from gentool.recipes.schema import Misfit, Recipe
 
 
-def check_sharding(recipe: Recipe, family: Family) -> Recipe:
-    """The recipe itself.
+def check_sharding(recipe: Recipe, shards: bool) -> Recipe:
+    """The recipe itself; `shards` is what its family says (`Family.shards`).
 
     Raises:
         Misfit: it asks for `trainer.strategy: fsdp`, and the family or another key does not go with it.
@@ -15,10 +14,10 @@ def check_sharding(recipe: Recipe, family: Family) -> Recipe:
     config = recipe.trainer
     if config.strategy != "fsdp":
         return recipe
-    if not family.shards:
+    if not shards:
         raise Misfit(
             "trainer.strategy",
-            f"a step of the family {family.name} does more than call whole networks, so that each device needs all "
+            f"a step of the family {recipe.family} does more than call whole networks, so that each device needs all "
             "weights; use ddp",
         )
     if config.precision not in ("32-true", "bf16-mixed"):

@@ -22,7 +22,7 @@ from gentool.families.lion.module import LionModule
 from gentool.noise import Noise, mix
 from gentool.points.distances import chamfer
 from gentool.recipes.schema import Sample
-from gentool.runs.atomic import check_writable
+from gentool.runs.atomic import check_apart, check_writable
 from gentool.runs.samples import check_output, read_samples, write_samples
 from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import best_device, load_run, origin
@@ -107,6 +107,7 @@ def edit_clouds(
     out = out or run.samples / f"{method}-{Path(source or 'samples').stem}-seed{seed}.h5"
     check_output(out, "points")
     check_writable(out.absolute().parent)
+    check_apart(out, source)
     wanted = 2 if method == "interpolate" else count
     with torch.no_grad():
         x = (

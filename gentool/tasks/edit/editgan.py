@@ -13,12 +13,12 @@ from gentool.families.editgan.labels import write_label_map
 from gentool.families.editgan.losses import edited_classes
 from gentool.families.editgan.module import EditganModule
 from gentool.families.editgan.vector import Vector
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.atomic import atomic_write, check_apart, check_writable
 from gentool.tasks.edit.editgan_changes import Changes, Inverted, Progress, Wish, inverted
 from gentool.tasks.edit.editgan_report import Edited, Figures
 from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures
-from gentool.tasks.pictures.write import check_places, write_pictures
+from gentool.tasks.pictures.write import beside, check_places, write_pictures
 from gentool.training.watching import Report, Say, unreported, unsaid
 
 LARGE = 0.8
@@ -71,12 +71,14 @@ def edit(
         photos = fit_shape(found.x, module.spec.shape, source, resize=resize, repeat_channels=repeat_channels)
     name = "samples" if source is None else Path(source).stem
     out = out or run.samples / f"edited-{name}-editgan.h5"
-    check_places(out, source or "", single=found.single)
+    read = (wish.mask, wish.vector)
+    check_places(out, source, single=found.single, also=read, pictures_beside=("panel", "labels"))
     changes = Changes(module, wish, len(photos))
     if save_vector is not None:
         if not (wish.mask or wish.relabel):
             raise UserError("needs an edit to learn from: --mask or --relabel", "--save-vector")
         check_writable(save_vector.absolute().parent)
+        check_apart(save_vector, source, *read)
     maps = module.maps(classifier)
     if maps is None:
         say("pictures are compared by pixels alone: --classifier names a run whose features compare them")
@@ -121,7 +123,7 @@ def edit(
     panel = write_pictures(out, found, photos, after, provenance, difference=True, between=between)
     labels = None
     if len(photos) == 1:
-        labels = out.with_name(f"{out.stem}-labels.png")
+        labels = beside(out, "labels")
         with atomic_write(labels) as scratch:
             write_label_map(scratch, figures.labels[0], len(module.class_names))
     return Edited(out, panel, labels, save_vector, how, figures, time.perf_counter() - started)

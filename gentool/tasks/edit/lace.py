@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gentool.data import to_uint8
 from gentool.errors import GentoolError, UserError
-from gentool.families.lace.control import Anchors, Target, lead
+from gentool.families.lace.control import Anchors, Before, Target, lead
 from gentool.families.lace.energy import Operators
 from gentool.families.lace.formula import And, Node, contradictions, parse
 from gentool.families.lace.module import LaceModule
@@ -26,6 +26,7 @@ from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.edit.lace_scores import Scores, load_verdict
+from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import load_run
 from gentool.tasks.pictures.write import write_panel
 
@@ -99,6 +100,7 @@ def edit(
     seed: int | None = None,
     how: How | None = None,
     classifier: str | None = None,
+    condition: str | None = None,
     allow_same_judge: bool = False,
     out: Path | None = None,
     batch_size: int = 64,
@@ -112,6 +114,7 @@ def edit(
     Args:
         classifier: the run that judges attributes which a classifier labelled; not the labeller itself.
         allow_same_judge: take it all the same.
+        condition: classes of a conditional generator, taken in turn and kept, as `gentool sample --label`; None: all.
 
     Raises:
         UserError: no run of the family lace, a formula that cannot be parsed, or a judge that cannot be taken.
@@ -127,6 +130,7 @@ def edit(
         )
     module.to(device)
     nodes = parsed(formulas, module, say)
+    cycle = conditions(module, condition)
     verdict = load_verdict(module, classifier, device, allow_same_judge=allow_same_judge)
     for name in verdict.unjudged(nodes):
         say(f"nobody judges {name}: name a classifier that is not its labeller by --classifier")
@@ -134,21 +138,18 @@ def edit(
     out = out or run.samples / f"lace-{how.sampler}-seed{seed}-n{count}.h5"
     check_output(out, "image")
     check_writable(out.absolute().parent)
-    stages, failed, calls = [], torch.zeros(count, dtype=torch.bool), 0.0
+    failed, calls = torch.zeros(count, dtype=torch.bool), 0.0
     parts: list[list[Tensor]] = []
     for first in range(0, count, batch_size):
         rows = range(first, min(first + batch_size, count))
-        z, lost, nfe = led(module, nodes, rows, seed, how)
+        z, lost, nfe = led(module, nodes, rows, seed, how, cycle)
         failed[rows.start : rows.stop] = lost.cpu()
         calls += nfe * len(rows)
         parts.append(z)
         report(rows.stop, count, {})
     latents = [torch.cat(stage) for stage in zip(*parts)]
-    with torch.no_grad():
-        stages = [
-            torch.cat([module.generator.pictures(module.generator.map(p)) for p in z.split(256)])
-            for z in latents
-        ]
+    labels = module.held_labels(range(count), cycle)
+    stages = [rendered(module, z, labels) for z in latents]
     if bool(failed.all()):
         raise GentoolError(
             "not one latent could be led: the energy's gradient is not finite, or steps vanish (a large --anchor is "
@@ -164,6 +165,7 @@ def edit(
             "seen few; raise --temperature, or take --sampler ode"
         )
     chosen = {"sampler": how.sampler, "formulas": [str(node) for node in nodes], "seed": seed}
+    held = None if labels is None else labels.cpu().numpy()
     provenance = {
         **describe_machine(),
         "run": run.path.name,
@@ -172,7 +174,7 @@ def edit(
         "edit": {"method": "lace", **chosen},
     }
     pixels = [to_uint8(x).permute(0, 2, 3, 1).cpu().numpy() for x in stages]
-    write_samples(out, pixels[-1], None, provenance)
+    write_samples(out, pixels[-1], held, provenance)
     between = {f"edit {i}": row for i, row in enumerate(pixels[1:-1], 1)}
     panel = write_panel(out, pixels[0], pixels[-1], difference=True, between=between)
     return Led(
@@ -203,21 +205,48 @@ def parsed(formulas: Sequence[str], module: LaceModule, say: Callable[[str], Non
     return nodes
 
 
+def conditions(module: LaceModule, asked: str | None) -> tuple[int, ...] | None:
+    """The generator's classes that samples take in turn; None where it has none.
+
+    Raises:
+        UserError: it has none, or not this one.
+    """
+    assert module.base is not None
+    if asked is not None and not module.base.classes:
+        raise UserError("the generator of this run has no classes", "--condition")
+    return label_cycle(asked, module.base, None)
+
+
+@torch.no_grad()
+def rendered(module: LaceModule, z: Tensor, label: Tensor | None) -> Tensor:
+    """The pictures (N, C, H, W) of latents z (N, d)."""
+    w = module.generator.map(z, label)
+    return torch.cat([module.generator.pictures(part) for part in w.split(256)])
+
+
 def led(
-    module: LaceModule, nodes: Sequence[Node], rows: range, seed: int, how: How
+    module: LaceModule,
+    nodes: Sequence[Node],
+    rows: range,
+    seed: int,
+    how: How,
+    cycle: Sequence[int] | None = None,
 ) -> tuple[list[Tensor], Tensor, float]:
     """Latents (B, d) before, and after each edit; which failed (B,): they stay where they began; gradients a sample.
 
     Edit k is led by all formulas up to the k-th together, and held to the latents before it.
+
+    Args:
+        cycle: as of `LaceModule.held_labels`.
     """
-    z = module.latents(seed, rows)
+    z, label = module.latents(seed, rows), module.held_labels(rows, cycle)
     anchors = how.anchors or (Anchors() if len(nodes) > 1 else Anchors(0, 0))
     held = anchors.near > 0 or anchors.logits > 0
     stages, failed, nfe = [z], torch.zeros(len(z), dtype=torch.bool, device=z.device), 0.0
     for k in range(len(nodes)):
-        target = Target(
-            module, reduce(And, nodes[: k + 1]), how.operators, anchors, z if held else None, how.temperature
-        )
+        before = Before.of(module, z, label) if held else None
+        node = reduce(And, nodes[: k + 1])
+        target = Target(module, node, how.operators, anchors, label, before, how.temperature)
         noise = Noise(seed, rows, (module.generator.latent,), z.device)
         found = lead(target, how.sampler, z, noise, how.settings)
         failed, nfe = failed | found.failed, nfe + found.nfe

@@ -33,7 +33,10 @@ class Scores:
         accuracy: of every formula (row) before and after every edit (column), in [0, 1]; None where nobody judges it.
         together: of all formulas at once, before and after.
         des: disentangled edit strength of every edit: the change of its own formula's accuracy, less the largest change
-            of another's; None for a single edit, or without a judge.
+            of another's; None for a single edit, or without a judge. des_relative: the same of changes relative to the
+            accuracy before; None where that is 0.
+        drift: of every edit, how much the attributes that no formula up to it names have changed: mean |change| of a
+            number, share of changed classes.
         frechet: distance to real pictures in the judge's features, before and after; None without a judge.
         norm: mean |z|. plausibility: mean |z|^2 / d, 1 for the prior.
         judge: the run's name.
@@ -42,6 +45,8 @@ class Scores:
     accuracy: dict[str, list[float] | None]
     together: dict[str, float] | None
     des: list[float] | None
+    des_relative: list[float | None] | None
+    drift: list[dict[str, float]]
     frechet: dict[str, float] | None
     norm: dict[str, float]
     plausibility: dict[str, float]
@@ -52,6 +57,8 @@ class Scores:
             "accuracy": self.together,
             "accuracy_of": self.accuracy,
             "des": self.des,
+            "des_relative": self.des_relative,
+            "drift": self.drift,
             "frechet": self.frechet,
             "norm": self.norm,
             "plausibility": self.plausibility,
@@ -115,13 +122,15 @@ class Verdict:
         whole = (
             [float(torch.stack([truth(n, r) for n in nodes]).amin(0).mean()) for r in reads] if known else []
         )
+        several = known and len(nodes) > 1
+        rows = [row for row in table if row is not None]
         ends = {"before": latents[0][kept], "after": latents[-1][kept]}
         return Scores(
             accuracy={str(node): row for node, row in zip(nodes, table)},
             together={"before": whole[0], "after": whole[-1]} if known else None,
-            des=edit_strengths([row for row in table if row is not None])
-            if known and len(nodes) > 1
-            else None,
+            des=edit_strengths(rows) if several else None,
+            des_relative=relative_strengths(rows) if several else None,
+            drift=self._drifts(nodes, reads),
             frechet=self._distances({"before": stages[0][kept], "after": stages[-1][kept]})
             if distances
             else None,
@@ -129,6 +138,14 @@ class Verdict:
             plausibility={key: float(z.square().mean()) for key, z in ends.items()},
             judge=self.name,
         )
+
+    def _drifts(self, nodes: Sequence[Node], reads: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
+        named: set[str] = set()
+        found = []
+        for node, old, new in zip(nodes, reads, reads[1:]):
+            named |= {name for term in terms(node) for name in self.module.alike(term.name)}
+            found.append({name: changed(old[name], new[name]) for name in old if name not in named})
+        return found
 
     def _accuracies(self, node: Node, reads: Sequence[Mapping[str, Tensor]]) -> list[float] | None:
         if any(not self._judged(term.name) for term in terms(node)):
@@ -154,16 +171,29 @@ class Verdict:
 
 
 def edit_strengths(table: Sequence[Sequence[float]]) -> list[float]:
-    """The disentangled edit strength of every edit.
+    """The disentangled edit strength of every edit, in absolute accuracy.
 
     Args:
         table: accuracy of formula i before (column 0) and after edit j (column j + 1).
     """
-    found = []
-    for k in range(len(table)):
-        change = [row[k + 1] - row[k] for row in table]
-        found.append(change[k] - max((abs(c) for j, c in enumerate(change) if j != k), default=0.0))
-    return found
+    return [_strength([row[k + 1] - row[k] for row in table], k) for k in range(len(table))]
+
+
+def relative_strengths(table: Sequence[Sequence[float]]) -> list[float | None]:
+    """As `edit_strengths`, of changes relative to the accuracy before; None where one of these is 0."""
+    return [
+        _strength([row[k + 1] / row[k] - 1 for row in table], k) if all(row[k] > 0 for row in table) else None
+        for k in range(len(table))
+    ]
+
+
+def _strength(change: Sequence[float], k: int) -> float:
+    return change[k] - max((abs(c) for j, c in enumerate(change) if j != k), default=0.0)
+
+
+def changed(old: Tensor, new: Tensor) -> float:
+    """How far readings (N,) are apart: mean |difference| of numbers, share of classes that differ."""
+    return float((old - new).abs().mean() if old.is_floating_point() else (old != new).float().mean())
 
 
 def load_verdict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from gentool.data import to_uint8
-from gentool.errors import UserError
 from gentool.runs import pictures
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.atomic import atomic_write, check_apart, check_writable
 from gentool.runs.samples import check_output, write_samples
 from gentool.tasks.pictures.read import Pictures
 
@@ -42,8 +41,19 @@ def write_pictures(
     return write_panel(out, old, new, difference=difference, between=between)
 
 
-def check_places(out: Path, source: str, *, single: bool) -> None:
-    """Refuses an output that cannot be written, or that is the input itself.
+def check_places(
+    out: Path,
+    source: str | None,
+    *,
+    single: bool,
+    also: Sequence[Path | None] = (),
+    pictures_beside: Sequence[str] = ("panel",),
+) -> None:
+    """Refuses an output that cannot be written, or that would overwrite what is read; so for what lies beside it.
+
+    Args:
+        also: further files that are read.
+        pictures_beside: what is written there, as of `beside`.
 
     Raises:
         UserError: says which.
@@ -51,8 +61,13 @@ def check_places(out: Path, source: str, *, single: bool) -> None:
     if not (single and out.suffix.lower() == ".png"):
         check_output(out, "image")
     check_writable(out.absolute().parent)
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise UserError("is INPUT itself: name another output", str(out))
+    for place in (out, *(beside(out, what) for what in pictures_beside)):
+        check_apart(place, source, *also)
+
+
+def beside(out: Path, what: str) -> Path:
+    """The picture that goes with the file `out`: its panel, its label map."""
+    return out.with_name(f"{out.stem}-{what}.png")
 
 
 def write_panel(
@@ -69,7 +84,7 @@ def write_panel(
         difference: a last row, |after - before| in the pictures' own units.
         between: further rows by name, between the two.
     """
-    panel, shown = out.with_name(f"{out.stem}-panel.png"), min(SHOWN, len(before))
+    panel, shown = beside(out, "panel"), min(SHOWN, len(before))
     rows = {"before": before, **between, "after": after}
     if difference:
         rows["difference"] = np.maximum(before, after) - np.minimum(before, after)

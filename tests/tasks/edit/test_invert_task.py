@@ -130,3 +130,45 @@ def test_unlabelled_pictures_of_a_model_that_always_had_labels(tmp_path: Path, c
     call(*fixed).refused(2, "--from-label", "label_dropout: 0")
     call(*fixed, "--scale", 2, "--from-label", 1).refused(2, "never saw the null label")
     assert call(*fixed, "--from-label", 1, "--to-label", 2).code == 0
+
+
+def test_an_edit_never_overwrites_what_it_reads(labelled: Path, tmp_path: Path, call: Call) -> None:
+    """Neither the file nor one of a folder's, by the edit itself, its panel, or another name of the same file."""
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(folder / name)
+    Image.fromarray(pixels).save(tmp_path / "x-panel.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "x-panel.png")
+    np.savez(tmp_path / "in.npz", arr_0=pixels[None, ..., None])
+    for source, out, words in (
+        (folder, folder / "b.png", "which is read"),
+        (tmp_path / "x-panel.png", tmp_path / "x.png", "is INPUT itself"),
+        (tmp_path / "x-panel.png", tmp_path / "link.png", "is INPUT itself"),
+        (tmp_path / "in.npz", tmp_path / "in.npz", "is INPUT itself"),
+    ):
+        kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        for method in ("ddpm-inversion", "ddim-inversion"):
+            call("edit", labelled, source, "--method", method, "-o", out, *FEW).refused(2, words)
+        assert {path: path.read_bytes() for path in kept} == kept
+    assert call("edit", labelled, folder, "--method", "ddpm-inversion", "-o", folder / "c.h5", *FEW).code == 0
+
+
+def test_pictures_of_another_size_want_a_word(labelled: Path, tmp_path: Path, call: Call) -> None:
+    """Size and channels are not changed unasked; asked for, the edit comes back in the picture's own size."""
+    Image.fromarray(np.zeros((12, 10), np.uint8)).save(tmp_path / "wide.png")
+    fixed = (
+        "edit",
+        labelled,
+        tmp_path / "wide.png",
+        "--method",
+        "ddpm-inversion",
+        "-o",
+        tmp_path / "o.png",
+        *FEW,
+    )
+    call(*fixed).refused(2, "--resize")
+    assert call(*fixed, "--resize").code == 0
+    with Image.open(tmp_path / "o.png") as picture:
+        assert picture.size == (10, 12)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
+from gentool.families.lace.control import Target
 from gentool.runs.samples import read_samples
-from gentool.tasks.edit.lace_scores import edit_strengths
+from gentool.runs.weights import load_weights, save_weights
+from gentool.tasks.edit.lace_scores import changed, edit_strengths, relative_strengths
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
@@ -92,7 +97,16 @@ def test_edits_one_after_the_other(runs: dict[str, Path], tmp_path: Path, call: 
     found = lace(call, runs, tmp_path / "e.h5", *edits, "-n", 6, "--tolerance", 0.01)
     assert len(found["des"]) == 3
     assert [len(row) for row in found["accuracy_of"].values()] == [4, 4, 4]
-    assert found["des"] == pytest.approx(edit_strengths(list(found["accuracy_of"].values())))
+    table = list(found["accuracy_of"].values())
+    assert found["des"] == pytest.approx(edit_strengths(table))
+    assert found["des_relative"] == pytest.approx(relative_strengths(table))
+    # `thick` measures what `thickness` does: edited last, and until then not asked for
+    assert [set(drift) for drift in found["drift"]] == [
+        {"slant", "thickness", "thick"},
+        {"thickness", "thick"},
+        set(),
+    ]
+    assert all(0 <= value <= 1 for drift in found["drift"] for value in drift.values())
     with Image.open(found["panel"]) as panel:
         assert panel.height > 5 * 64  # before, two between, after, difference
 
@@ -100,6 +114,14 @@ def test_edits_one_after_the_other(runs: dict[str, Path], tmp_path: Path, call: 
 def test_edit_strength_is_the_change_less_the_largest_other() -> None:
     assert edit_strengths([[0.1, 0.9, 0.8], [0.5, 0.4, 0.9]]) == pytest.approx([0.8 - 0.1, 0.5 - 0.1])
     assert edit_strengths([[0.25, 1.0]]) == [0.75]
+    assert relative_strengths([[0.1, 0.9, 0.8], [0.5, 0.4, 0.9]]) == pytest.approx([8 - 0.2, 1.25 - 1 / 9])
+    assert relative_strengths([[0.0, 0.9, 0.8], [0.5, 0.4, 0.9]]) == [None, pytest.approx(1.25 - 1 / 9)]
+
+
+def test_drift_is_how_far_readings_are_apart() -> None:
+    """It does not cancel, as changes of accuracy do."""
+    assert changed(torch.tensor([0.1, 0.9]), torch.tensor([0.3, 0.7])) == pytest.approx(0.2)
+    assert changed(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 4, 3])) == 0.5
 
 
 @pytest.mark.parametrize("sampler", ["langevin", "rejection"])
@@ -130,6 +152,8 @@ def test_a_collapsing_norm_and_a_contradiction_are_told(
         (["--formula", "not thick", "--sampler", "rejection"], ["not is a push"]),
         (["--formula", "digit=1", "--tolerance", "0"], ["must be above 0"]),
         (["--formula", "digit=1", "--set", "steps=3"], ["--set", "lace does not read it"]),
+        (["--formula", "digit=1", "--condition", "3"], ["--condition", "has no classes"]),
+        (["--formula", "digit=1", "--formula", "slant=2"], ["formula, column 7", "a number from 0 to 1"]),
         ([], ["--formula", "lace needs it"]),
     ],
 )
@@ -158,6 +182,49 @@ def test_the_run_keeps_its_generator_and_knows_it(runs: dict[str, Path]) -> None
     module = load_run(runs["lace"])[2]
     assert (runs["lace"] / "base" / "model.safetensors").is_file()
     assert set(module.model.digests()) == {"digit"}  # type: ignore[attr-defined]
+
+
+def test_a_generator_that_is_not_its_own_is_refused(
+    runs: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    """The classifiers know the latents of one generator: beside another's weights the run is not opened."""
+    shutil.copytree(runs["lace"], tmp_path / "run")
+    weights = tmp_path / "run" / "base" / "model.safetensors"
+    tensors, metadata = load_weights(weights)
+    save_weights(weights, {name: value + 1 for name, value in tensors.items()}, metadata)
+    fixed = ("edit", tmp_path / "run", "--method", "lace", "--formula", "digit=1", "-n", 2, "-q")
+    call(*fixed).refused(4, "base")
+
+
+def broken(runs: dict[str, Path], folder: Path) -> Path:
+    """The lace run, its classifiers of digits without numbers."""
+    shutil.copytree(runs["lace"], folder)
+    tensors, metadata = load_weights(folder / "model.safetensors")
+    tensors["heads.digit.weight"][:] = torch.nan
+    save_weights(folder / "model.safetensors", tensors, metadata)
+    return folder
+
+
+def test_latents_that_cannot_be_led_are_given_up_and_the_others_are_not(
+    runs: dict[str, Path], tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = ("--method", "lace", "-q", "--formula", "digit=1", "-n")
+    done = call("edit", broken(runs, tmp_path / "run"), *fixed, 3)
+    done.refused(1, "not one latent could be led")
+    plain = Target.__call__
+
+    def partly(self: Target, z: Tensor) -> Tensor:
+        value = plain(self, z)
+        return torch.where(torch.arange(len(value)) == 1, torch.nan, value)
+
+    drawn = sample(runs["generator"], count=4, out=tmp_path / "drawn.npz").images
+    lace(call, runs, tmp_path / "free.npz", "--formula", "digit=1", "-n", 4)
+    monkeypatch.setattr(Target, "__call__", partly)
+    found = lace(call, runs, tmp_path / "x.npz", "--formula", "digit=1", "-n", 4)
+    assert found["failed"] == [1]
+    edited, free = (read_samples(tmp_path / f"{name}.npz").array.astype(int) for name in ("x", "free"))
+    assert abs(edited[1] - drawn[1]).max() <= 1  # as it was
+    assert abs(edited[[0, 2, 3]] - free[[0, 2, 3]]).max() <= 3
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(runs: dict[str, Path], tmp_path: Path) -> None:

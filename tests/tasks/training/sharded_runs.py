@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,13 @@ def watched(found: dict[str, Any]) -> Iterator[None]:
         found["sent"], sent = sent, 0
 
     def counted(collective: Callable[..., Any], share: float) -> Callable[..., Any]:
-        def call(output: torch.Tensor, given: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        def call(*positional: Any, **named: Any) -> Any:
             nonlocal sent
+            _, given, *_ = (
+                signature(collective).bind(*positional, **named).arguments.values()
+            )  # after the output
             sent += round(share * given.numel() * given.element_size())
-            return collective(output, given, *rest, **more)
+            return collective(*positional, **named)
 
         return call
 

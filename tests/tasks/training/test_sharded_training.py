@@ -59,10 +59,10 @@ def state_of(run: Path) -> dict[str, Any]:
     return found
 
 
-def norm_of_moments(run: Path) -> float:
-    """Of the mean gradients that Adam keeps."""
-    moments = [of["exp_avg"].flatten() for of in state_of(run)["optimizers"][0]["state"].values()]
-    return float(torch.cat(moments).norm())
+def moments(run: Path, step: int) -> torch.Tensor:
+    """The mean gradients that Adam keeps, one after another."""
+    state = checkpoints.load(run / "checkpoints" / f"step-{step:08d}.ckpt")["optimizers"][0]["state"]
+    return torch.cat([of["exp_avg"].flatten() for of in state.values()])
 
 
 def log_of(run: Path) -> list[dict[str, float]]:
@@ -119,14 +119,16 @@ def test_a_life_may_have_another_strategy(name: str, runs: Path) -> None:
 
 def test_clipping_sees_the_norm_over_all_shards_and_batches_add_up(runs: Path) -> None:
     assert_same(runs / "clipped-fsdp", runs / "clipped-ddp", **CLOSE)
-    assert norm_of_moments(runs / "clipped-fsdp") < norm_of_moments(runs / "fsdp") / 4
+    clipped, free = (moments(runs / name, step=4).norm() for name in ("clipped-fsdp", "fsdp"))
+    assert clipped < free / 4
 
 
 def test_bfloat16_is_that_of_whole_weights(runs: Path) -> None:
     """Blocks are gathered in float32 and rounded by autocast, as whole weights are: closer than rounding itself."""
-    ours, theirs, plain = (norm_of_moments(runs / name) for name in ("bf16-fsdp", "bf16-ddp", "fsdp"))
-    assert 0 < abs(theirs - plain) / plain < 0.02
-    assert abs(ours - theirs) < abs(theirs - plain) / 4
+    ours, theirs, plain = (moments(runs / name, step=2) for name in ("bf16-fsdp", "bf16-ddp", "fsdp"))
+    rounding = float((theirs - plain).norm() / plain.norm())
+    assert 5e-4 < rounding < 0.02
+    assert float((ours - theirs).norm() / plain.norm()) < rounding / 2
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -186,7 +188,7 @@ def test_dry_run_of_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.memory_bytes - cut.memory_bytes > 0.9 * 5 * weights - 2 * weights
     assert 1 < cut.communication_bytes / whole.communication_bytes < 1.5
     twice = dry_run(TINY[0], [*settings, "trainer.strategy=fsdp", "trainer.accumulate=2"])
-    assert twice.communication_bytes == pytest.approx(2 * cut.communication_bytes)
+    assert twice.communication_bytes == pytest.approx(2 * cut.communication_bytes, abs=2)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,9 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_weights(teacher: Path, tmp_pa
     assert module._teacher is not None
     assert not any(p.requires_grad for p in module._teacher.output.parameters())
     assert module.model.state_dict().keys() == before.keys()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
 
 
 # The token

@@ -78,7 +78,7 @@ def tiled(lengths: np.ndarray, hidden: int, device: torch.device) -> list[Tile]:
     """Tiles of pictures of these numbers of tokens (pictures,), sorted by them, for MLPs of so many hidden units."""
     total = int(lengths.sum())
     if device.type != "cpu":
-        groups = grouped(lengths, max(LEAST, total // GROUPS), total, device)
+        groups = grouped(lengths, max(LEAST, -(-total // GROUPS)), total, device)
         return [Tile(tuple(groups), 0, total)]
     most = max(1, CACHED // hidden)
     tiles: list[list[Group]] = [[]]

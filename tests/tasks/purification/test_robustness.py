@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from gentool.data import make_config, open_set
+from gentool.data import make_config, open_set, to_model
 from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError
 from gentool.runs.samples import write_samples
+from gentool.tasks.model.load import load_run
 from gentool.tasks.purification import target as attack_target
 from gentool.tasks.purification.purifier import Settings
 from gentool.tasks.purification.target import gradient_check, open_target
@@ -35,6 +36,18 @@ def vp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = ["model.network.channels=8", "model.network.mult=[1,2]", "trainer.max_steps=120"]
     return train("classifier/digits-small", changes, run_dir=tmp_path_factory.mktemp("cls") / "run").run
+
+
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier whose tokens halt, hardly trained."""
+    changes = ["model.network.width=12", "model.network.depth=3", "model.halting.gate_center=0.0"]
+    folder = tmp_path_factory.mktemp("a-vit") / "run"
+    return train(
+        "a-vit/digits-small",
+        [*changes, "model.halting.target_depth=2.0", "trainer.max_steps=60"],
+        run_dir=folder,
+    ).run
 
 
 @pytest.fixture
@@ -255,3 +268,31 @@ def test_a_wrong_gradient_ends_the_campaign(
     bent = Bent(target.purifier.denoise, target.purifier.process, steps=3)
     with pytest.raises(GentoolError, match=r"off by 0\.1"):
         gradient_check(attack_target.Target(bent, target.logits, target.x, target.label, {}), seed=0)
+
+
+def test_a_classifier_whose_tokens_halt_is_attacked_by_exact_gradients(
+    words: Callable[..., list[str]], vp: Path, adaptive: Path, tmp_path: Path, call: Call
+) -> None:
+    """Gradients go by masked tokens, readings by dropped ones: the same logits."""
+    _, target = open_target(vp, "digits", str(adaptive), settings=Settings(steps=3))
+    assert gradient_check(target, seed=0) < 1e-4
+    x = target.x[:8].clone().requires_grad_()
+    logits = target.logits(2 * x - 1)
+    (gradient,) = torch.autograd.grad(logits.sum(), x)
+    assert (gradient.abs().amax((1, 2, 3)) > 0).all()
+    with torch.no_grad():
+        torch.testing.assert_close(target.logits(2 * x - 1), logits, rtol=1e-4, atol=1e-5)
+    done = call(*words("pgd", "--json", "--classifier", str(adaptive)))
+    assert done.code == 0, done.err
+    assert done.json["attack"]["gradient"] == "exact-replay"
+
+
+def test_a_classifier_whose_tokens_halt_reads_what_was_purified(
+    vp: Path, adaptive: Path, tmp_path: Path, call: Call
+) -> None:
+    words = ["digits", "-n", "12", "--classifier", adaptive, "--steps", "3", "-o", tmp_path / "o.npz", "-q"]
+    done = call("purify", vp, *words, "--json")
+    assert done.code == 0, done.err
+    module = load_run(adaptive)[2]
+    x = to_model(open_set(make_config("digits", {}), "test").take(range(12)).x)
+    assert done.json["classifier"]["before"] == module.model(x).argmax(1).tolist()

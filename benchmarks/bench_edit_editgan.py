@@ -207,7 +207,8 @@ def about(path: Path, *, given: bool) -> dict[str, Any]:
 def described(scale: Scale, generator: dict[str, Any]) -> str:
     origin = "given by --generator" if generator["given by --generator"] else "trained in the benchmark"
     return (
-        f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure (20 of those enlarged and thickened); "
+        f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure, "
+        "20 where holes are enlarged and strokes thickened; "
         f"labels by flood fill, of 16 samples to train on and {scale.judged} others to judge by"
     )
 

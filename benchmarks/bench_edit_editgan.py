@@ -55,7 +55,7 @@ class Scale:
 QUICK = Scale(
     ("stylegan2/mnist32-small", ()),
     ("classifier/mnist-small", ("data.pad=32", "model.network.channels=8", "trainer.max_steps=400")),
-    ("editgan/mnist32-small", ("trainer.max_steps=800",)),
+    ("editgan/mnist32-small", ("trainer.max_steps=500",)),
     count=50,
     judged=500,
     samples=4000,
@@ -178,7 +178,7 @@ def run(settings: Settings) -> Result:
     delta = (edits(module, others, maps, "fill")["ws"] - others).mean(0)
     figures["vector"] = by_vector(module, codes, maps, delta)
     for name in ("enlarge", "thicken"):
-        figures[name] = said(name, edits(module, codes[:20], maps, name)["figures"])
+        figures[name] = said(name, edits(module, codes[:10], maps, name)["figures"])
     figures["photos"] = said("photos", of_photos(module, maps, scale))
     return Result(
         figures,
@@ -208,7 +208,7 @@ def described(scale: Scale, generator: dict[str, Any]) -> str:
     origin = "given by --generator" if generator["given by --generator"] else "trained in the benchmark"
     return (
         f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure, "
-        "20 where holes are enlarged and strokes thickened; "
+        "10 where holes are enlarged and strokes thickened; "
         f"labels by flood fill, of 16 samples to train on and {scale.judged} others to judge by"
     )
 

@@ -196,7 +196,7 @@ def by_training(scale: Scale, data: DataSet, judge: Judge, root: str, seed: int)
 
 
 def bits(module: DenoisingModule, count: int) -> float:
-    from gentool.tasks.likelihood import bits_per_dim
+    from gentool.tasks.evaluation.likelihood import bits_per_dim
 
     return bits_per_dim(module, count=count)[0]
 

@@ -52,7 +52,7 @@ class Scale:
     draws: int
 
 
-QUICK = Scale("lion/mnist-clouds-small", (), 1000, 3000, 100, 200, 2)
+QUICK = Scale("lion/mnist-clouds-small", (), 200, 1300, 100, 200, 2)
 GPU = Scale(
     "lion/shapes-small",
     (
@@ -105,7 +105,7 @@ def direct(module: LionModule, data: DataSet, steps: int, seed: int) -> tuple[De
     from gentool.networks.pvcnn_unet import CloudUNet
     from gentool.recipes.schema import Ema as EmaConfig
     from gentool.training.ema import Ema
-    from gentool.training.module import LrSchedule, build_optimizer
+    from gentool.training.optimizers import LrSchedule, build_optimizer
 
     class OnPoints(nn.Module):
         def __init__(self) -> None:
@@ -214,11 +214,17 @@ def study(scale: Scale, settings: Settings) -> Result:
         halves = twice[:, : module.points], twice[:, module.points :]
         floor, error = (float(chamfer(*pair).mean()) for pair in (halves, (made, x)))
     drawn_std = float(encoded.points_law.log_std[:, :3].exp().mean())
+    style_kl = float(encoded.style_law.kl().mean())
     return Result(
         figures={
             "judged": figures,
             "seconds": {"training": cost["seconds"], "points": plain_seconds, "sampling": seconds},
-            "reconstruction": {"chamfer": error, "floor": floor, "points_std": drawn_std},
+            "reconstruction": {
+                "chamfer": error,
+                "floor": floor,
+                "points_std": drawn_std,
+                "style_kl": style_kl,
+            },
             "clouds": count,
         },
         claims=claims(scale, figures, error, floor),

@@ -42,8 +42,8 @@ def study(scale: Scale, seed: int) -> Result:
     from gentool.data import DataSpec
     from gentool.networks.pvcnn_unet import centre_order
     from gentool.recipes.resolve import resolve
-    from gentool.tasks.build import build_module
-    from gentool.tasks.sample import ready
+    from gentool.tasks.model.build import build_module
+    from gentool.tasks.model.load import ready
     from gentool.training.sampling import SampleRequest
 
     recipe = resolve(RECIPE, (), families.recipe_schema).recipe

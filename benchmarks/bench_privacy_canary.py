@@ -55,7 +55,7 @@ class World:
         from gentool.training.private.step import PrivateStep
 
         plan, size = self.plan, len(self.records["label"])
-        step = PrivateStep(self.engine, size, plan, Secrets(secret))
+        step = PrivateStep(plan, Secrets(secret), engine=self.engine, physical_batch=size)
         batches = step.batches(size + present, 0, plan.steps)
         parameters = list(self.engine.parameters.values())
         with torch.no_grad():
@@ -106,7 +106,7 @@ def world(epsilon: float) -> World:
     from gentool.privacy.gradients.engines import ENGINES
     from gentool.privacy.plan import plan
     from gentool.recipes.resolve import resolve
-    from gentool.tasks.train import build_module
+    from gentool.tasks.model.build import build_module
 
     overrides = (*RECIPE[1:], f"privacy.epsilon={epsilon}", f"privacy.delta={DELTA}")
     recipe = resolve(RECIPE[0], overrides, families.recipe_schema).recipe

@@ -49,7 +49,7 @@ def module_of(net: Net, device: torch.device) -> GenModule:
     from gentool import families
     from gentool.data import DataSpec
     from gentool.recipes.resolve import resolve_text
-    from gentool.tasks.train import build_module
+    from gentool.tasks.model.build import build_module
 
     text = f"""
 family: edm
@@ -104,7 +104,7 @@ def ours(name: str, module: GenModule, examples: Any, optimizer: torch.optim.Opt
 
     batch = len(examples["x0"])
     plan = Plan(0.1, 10 * batch, batch, 1.0, 1.0, 1e-5, None, steps=1)
-    private = PrivateStep(ENGINES[name](module, module.losses), batch, plan, Secrets())
+    private = PrivateStep(plan, Secrets(), engine=ENGINES[name](module, module.losses), physical_batch=batch)
 
     def step() -> None:
         taken = private.take(examples, 0)

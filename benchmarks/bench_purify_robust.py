@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gentool.attacks.options import Attack
     from gentool.data import DataSet
     from gentool.diffusion.purify import Purifier
-    from gentool.tasks.attack_target import Target
+    from gentool.tasks.purification.target import Target
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def campaign(target: Target, scale: Scale, name: str, seed: int) -> Campaign:
     from gentool.attacks.defence import StraightThrough
     from gentool.attacks.options import choose
     from gentool.attacks.threat import Threat
-    from gentool.tasks.attack_target import purified
-    from gentool.tasks.robustness import Plan, campaign_of
+    from gentool.tasks.purification.robustness import Plan, campaign_of
+    from gentool.tasks.purification.target import purified
 
     asked = dict(scale.attacks[name])
     surrogate = asked.pop("surrogate", None)
@@ -126,7 +126,7 @@ def campaign(target: Target, scale: Scale, name: str, seed: int) -> Campaign:
 
 
 def target_of(purifier: Purifier, logits: Any, data: DataSet, rows: range) -> Target:
-    from gentool.tasks.attack_target import Target
+    from gentool.tasks.purification.target import Target
 
     batch = data.take(rows)
     return Target(purifier, logits, (batch.x.float() / 255).to(device()), batch.label.to(device()), {})
@@ -140,7 +140,7 @@ def right(read: Tensor, label: Tensor) -> float:
 def sweep(target: Target, scale: Scale, seed: int) -> dict[str, Any]:
     """Accuracies by t*, on untouched pictures and under the transferred attack: percent."""
     from gentool.attacks.defence import NoiseOnly
-    from gentool.tasks.attack_target import purified
+    from gentool.tasks.purification.target import purified
 
     plan = replace(campaign(target, scale, "transfer", seed), draws=scale.sweep_draws)
     indices = list(range(len(target.x)))
@@ -280,7 +280,7 @@ def study(scale: Scale, seed: int, data_dir: Path) -> Result:
     import torch
 
     from gentool.data import make_config, open_set
-    from gentool.tasks.purify import Settings, build_purifier
+    from gentool.tasks.purification.purifier import Settings, build_purifier
 
     folder = {}
     if scale.data[0] != "digits":

@@ -46,7 +46,7 @@ class Scale:
     rounds: int
 
 
-QUICK = Scale(channels=24, mult="[1, 2, 2]", blocks=2, size=16, steps=5, rounds=3)
+QUICK = Scale(channels=24, mult="[1, 2, 2]", blocks=2, size=16, steps=5, rounds=9)
 GPU = Scale(channels=24, mult="[1, 2, 2]", blocks=2, size=32, steps=18, rounds=5)
 
 
@@ -57,7 +57,7 @@ def build(scale: Scale, process: str, device: torch.device) -> EdmModule:
     from gentool import families
     from gentool.data import DataSpec
     from gentool.recipes.resolve import resolve
-    from gentool.tasks.train import build_module
+    from gentool.tasks.model.build import build_module
 
     overrides = (
         "data={name: cifar10}",
@@ -121,7 +121,7 @@ def draw(module: EdmModule, solver: str, steps: int, device: torch.device, grid:
 def overheads(scale: Scale, device: torch.device) -> dict[str, dict[str, Any]]:
     """Time outside the network for every solver that a plain denoiser can use: medians over the rounds."""
     from gentool.diffusion.solvers.catalog import SOLVERS
-    from gentool.tasks.sample import ready
+    from gentool.tasks.model.load import ready
 
     module = ready(build(scale, "edm", device))
     watch = Stopwatch(module.model.network)
@@ -177,7 +177,7 @@ def against_diffusers(scale: Scale, device: torch.device) -> dict[str, dict[str,
 
     The weights are the same; ours lie in memory as `gentool sample` lays them.
     """
-    from gentool.tasks.sample import ready
+    from gentool.tasks.model.load import ready
 
     module = build(scale, "ddpm", device)
     laid = ready(deepcopy(module))

@@ -84,8 +84,8 @@ def bare_loop(case: Case, seed: int, fused: bool | None = None) -> Callable[[int
     import torch
 
     from gentool.data import open_set
-    from gentool.tasks.train import build_module
-    from gentool.training.module import LrSchedule
+    from gentool.tasks.model.build import build_module
+    from gentool.training.optimizers import LrSchedule
 
     recipe = resolved(case, seed).recipe
     data = open_set(recipe.data, "train")

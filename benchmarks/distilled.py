@@ -60,7 +60,7 @@ def study(plan: Plan, seed: int, extra: Sequence[str] = (), judge: bool = True) 
         extra: overrides of the data, for base and heads alike.
     """
     from gentool.data import open_set
-    from gentool.tasks.sample import load_run
+    from gentool.tasks.model.load import load_run
     from gentool.tasks.train import train
 
     figures: dict[str, Any] = {"training": {}, "grids": {}}

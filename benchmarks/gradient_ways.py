@@ -264,7 +264,7 @@ def search(
     from gentool.diffusion.gradients.adjoint import continuous_adjoint, reverse_drift, solve
     from gentool.diffusion.predictor import Predictor
     from gentool.noise import Noise
-    from gentool.tasks.steer import Steering, climb
+    from gentool.tasks.edit.steer import Steering, climb
 
     process = purifier.process
     shape = (1, 8, 8)

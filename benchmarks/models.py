@@ -27,7 +27,7 @@ def device() -> torch.device:
 
 def trained(recipe: str, overrides: Sequence[str]) -> tuple[DenoisingModule, dict[str, float]]:
     """The averaged weights of a run of `gentool train`, in eval mode on the device, and what it cost."""
-    from gentool.tasks.sample import load_run
+    from gentool.tasks.model.load import load_run
     from gentool.tasks.train import train
 
     with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,11 @@ class Noise:
         return self._draw(stream, step).to(self.device, self.dtype)
 
     def uniform(self, stream: str, step: int = 0) -> Tensor:
-        """(B,) independent U[0, 1) in float64 on the CPU."""
+        """(B,) independent U[0, 1) in float64 on the CPU.
+
+        A stream is either normal or uniform: both kinds of one name and step start the same generator, so that
+        they depend on each other. (The kind cannot join the key any more: it would change what seeds draw.)
+        """
         generator = torch.Generator()
         return torch.stack(
             [
@@ -91,10 +95,9 @@ class Noise:
         i, j = round(a * cells), round(b * cells)
         if not 0 <= i < j <= cells:
             raise ValueError(f"no Brownian increment over [{a}, {b}] at a resolution of 2**-{depth}")
-        path = self._path(stream, j, depth)
-        if i:
-            path = path - self._path(stream, i, depth)
-        return (path / math.sqrt((j - i) / cells)).to(self.device, self.dtype)
+        path, scale = self._path(stream, j, depth), math.sqrt((j - i) / cells)
+        step = (path - self._path(stream, i, depth)).div_(scale) if i else path / scale
+        return step.to(self.device, self.dtype)
 
     def _path(self, stream: str, k: int, depth: int) -> Tensor:
         """W(k 2**-depth) for k > 0, by midpoint (Levy) refinement from W(0) = 0 and W(1)."""

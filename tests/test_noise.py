@@ -37,6 +37,14 @@ def test_seed_index_stream_and_step_each_matter() -> None:
     assert all(not torch.equal(x, y) for i, x in enumerate(draws) for y in draws[:i])
 
 
+def test_seeds_draw_what_they_always_drew() -> None:
+    """Samples of earlier versions can be drawn again: neither the keys nor the generator behind them may change."""
+    noise = Noise(3, [0, 5], (3,))
+    normal = [[0.3641047, -2.7221763, 0.7019892], [-0.9986730, -0.5595248, -0.1401497]]
+    torch.testing.assert_close(noise.normal("prior", 2), torch.tensor(normal))
+    assert noise.uniform("radius", 2).tolist() == [0.6399435923284498, 0.8533616944968857]
+
+
 def test_types_see_the_same_noise() -> None:
     single, double = Noise(1, [0, 1], (5,)), Noise(1, [0, 1], (5,), dtype=torch.float64)
     assert torch.equal(single.normal("prior").double(), double.normal("prior"))

@@ -11,7 +11,7 @@ from gentool.cli.output import emit, note, table
 from gentool.errors import UserError
 
 if TYPE_CHECKING:
-    from gentool.tasks.purify import Settings
+    from gentool.tasks.purification.purifier import Settings
 
 COLUMNS = ("CLASSIFIER", "JUDGED BY", "CLEAN, 95 %", "UNDER ATTACK, 95 %")
 
@@ -60,9 +60,9 @@ def measure(
     from gentool.attacks.threat import Threat
     from gentool.cli.progress import progress
     from gentool.runs.atomic import check_writable, write_text
-    from gentool.tasks.attack_target import open_target
-    from gentool.tasks.examples import render
-    from gentool.tasks.robustness import Plan, default_folder, robustness, rows_of
+    from gentool.tasks.purification.examples import render
+    from gentool.tasks.purification.robustness import Plan, default_folder, robustness, rows_of
+    from gentool.tasks.purification.target import open_target
 
     if classifier is None:
         raise UserError("--attack: name the classifier to defend with --classifier RUN2")

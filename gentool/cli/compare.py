@@ -12,14 +12,14 @@ def compare_solvers(
 ) -> None:
     """Runs the comparison; the table on standard output, where things lie on standard error."""
     from gentool.cli.progress import progress
-    from gentool.tasks.compare import compare
+    from gentool.tasks.sampling.compare import compare
 
     with progress("comparing", "sample", quiet) as report:
         done = compare(
             run,
             solvers,
             steps,
-            on_sample=lambda now, total: report(now, total, {}),
+            report=report,
             say=lambda line: note(line, quiet),
             **how,
         )

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gentool.cli.edit_methods import METHODS, choose
+from gentool.cli.options import PicturesPerCall, out_option
+from gentool.cli.options import optional as _option
 from gentool.cli.output import Json, Quiet
 from gentool.errors import UserError
 
 app = typer.Typer(add_completion=False)
-
-
-def _option(*names: str, metavar: str | None = None, help: str, **more: Any) -> Any:
-    return typer.Option(*names, metavar=metavar, help=help, show_default=False, **more)
 
 
 @app.command()
@@ -33,7 +31,7 @@ def edit(
         str | None,
         _option(metavar="NAME", help=f"{', '.join(METHODS)}. With --mask or --vector: editgan."),
     ] = None,
-    out: Annotated[Path | None, _option("-o", "--out", metavar="OUT", help="As of gentool sample.")] = None,
+    out: Annotated[Path | None, out_option("As of gentool sample.")] = None,
     count: Annotated[
         int | None,
         _option(
@@ -53,7 +51,8 @@ def edit(
     ] = None,
     label: Annotated[str | None, _option(metavar="L", help="steer: the class to steer to.")] = None,
     condition: Annotated[
-        str | None, _option(metavar="L", help="steer: the model's own class labels (default: all in turn).")
+        str | None,
+        _option(metavar="L", help="steer, lace: the model's own class labels (default: all in turn)."),
     ] = None,
     iterations: Annotated[
         int | None, _option(min=1, metavar="N", help="steer: gradients taken (20). editgan: steps (100).")
@@ -182,7 +181,7 @@ def edit(
         _option("--set", metavar="KEY=VALUE", help="A key of the recipe's sample block: steps=20."),
     ] = None,
     seed: Annotated[int | None, _option(min=0, metavar="S", help="Fixes every picture's noise.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Pictures per network call.")] = 16,
+    batch_size: PicturesPerCall = 16,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

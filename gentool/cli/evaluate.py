@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gentool.cli.options import optional
 from gentool.cli.output import Json, Quiet, emit, note, table
 
 app = typer.Typer(add_completion=False)
@@ -17,48 +18,37 @@ def evaluate(
     target: Annotated[str, typer.Argument(metavar="RUN|SAMPLES", help="A run folder, or a samples file.")],
     reference: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="DATA",
             help='A data set by name or path, options after it: "mnist pad=32" (default: the run\'s own).',
-            show_default=False,
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A metric; may be repeated. See docs/metrics.md.", show_default=False
-        ),
+        optional(metavar="NAME", help="A metric; may be repeated. See docs/metrics.md."),
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="classifier, pixels, values, clouds or inception.", show_default=False
-        ),
+        optional(metavar="NAME", help="classifier, pixels, values, clouds or inception."),
     ] = None,
     classifier: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN",
-            help="A classifier of yours as judge, instead of one trained on the reference.",
-            show_default=False,
+        optional(
+            metavar="RUN", help="A classifier of yours as judge, instead of one trained on the reference."
         ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="METRIC.KEY=VALUE", help="An option of a metric: downstream.epochs=20", show_default=False
-        ),
+        optional(metavar="METRIC.KEY=VALUE", help="An option of a metric: downstream.epochs=20"),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option("-n", "--count", min=2, metavar="N", help="Samples to judge.", show_default=False),
+        optional("-n", "--count", min=2, metavar="N", help="Samples to judge."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the samples and of random subsets.")] = 0,
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.html", help="Where the report goes (a run's: its report.html).", show_default=False
-        ),
+        optional(metavar="FILE.html", help="Where the report goes (a run's: its report.html)."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -72,7 +62,7 @@ def evaluate(
     from gentool.recipes.overrides import parse_pairs
     from gentool.runs.atomic import check_writable
     from gentool.tasks.evaluate import evaluate as work
-    from gentool.tasks.report import write_report
+    from gentool.tasks.evaluation.report import write_report
 
     if report is not None:
         check_writable(report.absolute().parent)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gentool.cli.options import FirstCount, optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 
 app = typer.Typer(add_completion=False)
@@ -19,20 +20,13 @@ def mesh(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT",
-            help="A folder, a .ply or .obj for one mesh, or a .png.  [default: INPUT-meshes]",
-            show_default=False,
-        ),
+        out_option("A folder, a .ply or .obj for one mesh, or a .png.  [default: INPUT-meshes]"),
     ] = None,
     mesher: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="RUN",
             help="A run of the family sap that says which way points face.  [default: estimated]",
-            show_default=False,
         ),
     ] = None,
     resolution: Annotated[int, typer.Option(metavar="R", help="Nodes of the grid along each side.")] = 128,
@@ -43,10 +37,7 @@ def mesh(
         int, typer.Option(min=0, metavar="K", help="Steps that move points and normals towards the cloud.")
     ] = 0,
     format: Annotated[str, typer.Option(metavar="NAME", help="Of the folder's files: ply or obj.")] = "ply",
-    count: Annotated[
-        int | None,
-        typer.Option("-n", "--count", min=1, metavar="N", help="The first N alone.", show_default=False),
-    ] = None,
+    count: FirstCount = None,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Fixes what --steps draws.")] = 0,
     json: Json = False,
     quiet: Quiet = False,

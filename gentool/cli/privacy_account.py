@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gentool.cli.options import optional
 from gentool.cli.output import Json, emit, note
 
 if TYPE_CHECKING:
@@ -36,44 +37,30 @@ def privacy_account(
     ] = None,
     noise_multiplier: Annotated[
         float | None,
-        typer.Option(
-            metavar="S",
-            help="Standard deviation of the noise / sensitivity, 0.01 to 1e6.",
-            show_default=False,
-        ),
+        optional(metavar="S", help="Standard deviation of the noise / sensitivity, 0.01 to 1e6."),
     ] = None,
     sample_rate: Annotated[
         float | None,
-        typer.Option(
+        optional(
             parser=_rate,
             metavar="Q",
             help="Chance of a record to join a step: expected batch / records, e.g. 256/60000; 1 is all.",
-            show_default=False,
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Noisy steps, 1 to 1e12.", show_default=False)
-    ] = None,
+    steps: Annotated[int | None, optional(metavar="N", help="Noisy steps, 1 to 1e12.")] = None,
     delta: Annotated[
         float | None,
-        typer.Option(
-            metavar="D",
-            help="Between 0 and 1, well below 1/records. Required without RUN.",
-            show_default=False,
-        ),
+        optional(metavar="D", help="Between 0 and 1, well below 1/records. Required without RUN."),
     ] = None,
     target_epsilon: Annotated[
         float | None,
-        typer.Option(
-            metavar="E", help="Find the noise multiplier, or the steps, that keep to it.", show_default=False
-        ),
+        optional(metavar="E", help="Find the noise multiplier, or the steps, that keep to it."),
     ] = None,
     phase: Annotated[
         list[str] | None,
-        typer.Option(
+        optional(
             metavar="S,Q,N",
             help="Taken already on the same data: noise multiplier, sample rate, steps. Repeatable.",
-            show_default=False,
         ),
     ] = None,
     accountant: Annotated[
@@ -90,9 +77,7 @@ def privacy_account(
             metavar="improved|classic", help="From RDP to epsilon; classic reproduces older papers."
         ),
     ] = "improved",
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw epsilon against steps.", show_default=False)
-    ] = None,
+    plot: Annotated[Path | None, optional(metavar="FILE.png", help="Draw epsilon against steps.")] = None,
     json: Json = False,
 ) -> None:
     """Account for differential privacy: of runs, or of settings: three questions, told by the flags left out.

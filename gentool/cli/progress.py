@@ -1,7 +1,7 @@
 """Progress of long work on standard error: a bar for a person, one line a minute for a log.
 
 Tasks are handed a plain callable, `report(done, total, figures)` with figures such as `{"loss": 0.31}`, and
-know nothing of terminals: its type is `Callable[[int, int, Mapping[str, float]], None]`.
+know nothing of terminals.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TextIO, TypeAlias
+from typing import TextIO
 
-Report: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
+from gentool.training.watching import Report, unreported
 
 
 @contextmanager
 def progress(what: str, units: str, quiet: bool = False) -> Iterator[Report]:
     """A report that shows `what`, its rate in `units` a second and the time left; nothing when `quiet`."""
     if quiet:
-        yield lambda done, total, figures: None
+        yield unreported
     elif sys.stderr.isatty():
         with _bar(what, units) as report:
             yield report

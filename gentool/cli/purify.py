@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gentool.cli.options import FirstCount, PicturesPerCall, optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
 
@@ -20,65 +21,36 @@ def purify(
         str,
         typer.Argument(metavar="INPUT", help="A picture, a folder, an .h5 or .npz, or a data set by name."),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT",
-            help="File by its suffix (.h5 .npz .png) or a folder.",
-            show_default=False,
-        ),
-    ] = None,
+    out: Annotated[Path | None, out_option("File by its suffix (.h5 .npz .png) or a folder.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="NAME",
             help="vp-sde, vp-ode, ancestral, ld-sde; sde and ode for any process.  [default: sde]",
-            show_default=False,
         ),
     ] = None,
     t_star: Annotated[
         float | None,
-        typer.Option(
-            metavar="T",
-            help="How far to diffuse, in the process's own time (VP: a fraction, as 0.1).",
-            show_default=False,
-        ),
+        optional(metavar="T", help="How far to diffuse, in the process's own time (VP: a fraction, as 0.1)."),
     ] = None,
     sigma_star: Annotated[
         float | None,
-        typer.Option(
-            metavar="S",
-            help="The same as a noise level.  [default: 0.34, t* = 0.1 of VP]",
-            show_default=False,
-        ),
+        optional(metavar="S", help="The same as a noise level.  [default: 0.34, t* = 0.1 of VP]"),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="K", help="Network calls.  [default: 100; ld-sde 10]", show_default=False
-        ),
+        optional(min=1, metavar="K", help="Network calls.  [default: 100; ld-sde 10]"),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, metavar="R", help="Purify so often in a row.")] = 1,
     label: Annotated[
         str | None,
-        typer.Option(
-            metavar="L",
-            help="Tell a conditional model this class (default: its null label).",
-            show_default=False,
-        ),
+        optional(metavar="L", help="Tell a conditional model this class (default: its null label)."),
     ] = None,
     classifier: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN2", help="Compare what this classifier reads before and after.", show_default=False
-        ),
+        optional(metavar="RUN2", help="Compare what this classifier reads before and after."),
     ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option("-n", "--count", min=1, metavar="N", help="The first N alone.", show_default=False),
-    ] = None,
+    count: FirstCount = None,
     train: Annotated[
         bool, typer.Option("--train", help="The training part of a data set, not its test.")
     ] = False,
@@ -87,48 +59,41 @@ def purify(
     ] = False,
     repeat_channels: Annotated[bool, typer.Option(help="Repeat gray pictures to RGB.")] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="S", help="Fixes every picture's noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="B", help="Pictures per network call.")] = 64,
+    batch_size: PicturesPerCall = 64,
     attack: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="NAME",
             help="Measure robust accuracy: pgd apgd-ce apgd-dlr bpda surrogate transfer square autoattack.",
-            show_default=False,
         ),
     ] = None,
     norm: Annotated[str | None, typer.Option(help="Attack: linf or l2.  [default: linf]")] = None,
     eps: Annotated[
         str | None,
-        typer.Option(help="Attack: radius, in [0, 1] pixels.  [default: 8/255; l2 0.5]", show_default=False),
+        optional(help="Attack: radius, in [0, 1] pixels.  [default: 8/255; l2 0.5]"),
     ] = None,
     gradient: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Attack: exact, bpda, surrogate or transfer.", show_default=False),
+        optional(metavar="NAME", help="Attack: exact, bpda, surrogate or transfer."),
     ] = None,
     surrogate_steps: Annotated[
         int | None,
-        typer.Option(metavar="K", help="Attack: network calls of the surrogate.", show_default=False),
+        optional(metavar="K", help="Attack: network calls of the surrogate."),
     ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(metavar="I", help="Attack: steps of a restart.", show_default=False)
-    ] = None,
-    eot: Annotated[
-        int | None, typer.Option(metavar="E", help="Attack: draws averaged a gradient.", show_default=False)
-    ] = None,
-    restarts: Annotated[
-        int | None, typer.Option(metavar="R", help="Attack: how often from anew.", show_default=False)
-    ] = None,
+    iterations: Annotated[int | None, optional(metavar="I", help="Attack: steps of a restart.")] = None,
+    eot: Annotated[int | None, optional(metavar="E", help="Attack: draws averaged a gradient.")] = None,
+    restarts: Annotated[int | None, optional(metavar="R", help="Attack: how often from anew.")] = None,
     draws: Annotated[
         int | None,
         typer.Option(metavar="N", help="Attack: fresh draws by which a picture is judged.  [default: 10]"),
     ] = None,
     time_budget: Annotated[
         float | None,
-        typer.Option(metavar="MINUTES", help="Attack: begin no picture after this.", show_default=False),
+        optional(metavar="MINUTES", help="Attack: begin no picture after this."),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="Attack: the report's page.", show_default=False),
+        optional(metavar="FILE.html", help="Attack: the report's page."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -143,19 +108,20 @@ def purify(
     """
     from gentool.cli.attack import Options, measure
     from gentool.cli.progress import progress
-    from gentool.tasks.purify import Settings
+    from gentool.tasks.pictures.change import Intake
+    from gentool.tasks.purification.purifier import Settings
     from gentool.tasks.purify import purify as work
 
     settings = Settings(method, t_star, sigma_star, steps, rounds, label)
     options = Options(
         norm, eps, gradient, surrogate_steps, iterations, eot, restarts, draws, time_budget, report
     )
+    split: Literal["train", "test"] = "train" if train else "test"
     if attack is not None:
         if resize or repeat_channels:
             raise UserError(
                 "--resize and --repeat-channels: attacks are on pictures of the model's own shape"
             )
-        split: Literal["train", "test"] = "train" if train else "test"
         measure(
             attack,
             run,
@@ -180,11 +146,7 @@ def purify(
             out=out,
             settings=settings,
             seed=seed,
-            count=count,
-            split="train" if train else "test",
-            classifier=classifier,
-            resize=resize,
-            repeat_channels=repeat_channels,
+            intake=Intake(split, count, classifier, resize, repeat_channels),
             batch_size=batch_size,
             report=show,
             say=lambda line: note(line, quiet),

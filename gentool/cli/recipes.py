@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gentool.cli.options import RecipeSource
 from gentool.cli.output import Json, emit, note, print_json, table
 from gentool.errors import UserError
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Source = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -47,7 +45,7 @@ def list_recipes(json: Json = False) -> None:
 
 @app.command()
 def show(
-    recipe: Source,
+    recipe: RecipeSource,
     overrides: Overrides = None,
     origins: Annotated[
         bool, typer.Option("--origins", help="Say where each value comes from instead.")
@@ -68,7 +66,7 @@ def show(
 
 
 @app.command()
-def validate(recipe: Source, overrides: Overrides = None, json: Json = False) -> None:
+def validate(recipe: RecipeSource, overrides: Overrides = None, json: Json = False) -> None:
     """Check a recipe: every fault with its line, exit code 2; or `ok`."""
     resolved = _resolve(recipe, overrides)
     emit({"valid": True, "name": resolved.name, "family": resolved.recipe.family}, f"{recipe}: ok", json)
@@ -99,7 +97,7 @@ def copy(
 def schema(json: Json = False) -> None:
     """Print the JSON Schema of all recipes, for editors (with or without --json: it is JSON)."""
     from gentool.families import FAMILIES, recipe_schema
-    from gentool.recipes.schema import json_schema
+    from gentool.recipes.json_schema import json_schema
 
     print_json(json_schema({name: recipe_schema(name) for name in FAMILIES}))
 

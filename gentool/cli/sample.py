@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gentool.cli.options import optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
 
@@ -18,107 +19,64 @@ def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as `gentool train` printed it.")],
     count: Annotated[
         int | None,
-        typer.Option("-n", "--count", min=1, metavar="N", help="How many samples.", show_default=False),
+        optional("-n", "--count", min=1, metavar="N", help="How many samples."),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Start from these settings of the recipe's sample.presets.",
-            show_default=False,
-        ),
+        optional(metavar="NAME", help="Start from these settings of the recipe's sample.presets."),
     ] = None,
-    solver: Annotated[
-        str | None, typer.Option(metavar="NAME", help="See `gentool solvers list`.", show_default=False)
-    ] = None,
+    solver: Annotated[str | None, optional(metavar="NAME", help="See `gentool solvers list`.")] = None,
     steps: Annotated[
         str | None,
-        typer.Option(
-            metavar="K[,K...]",
-            help="Steps of the solver's grid; several with --compare.",
-            show_default=False,
-        ),
+        optional(metavar="K[,K...]", help="Steps of the solver's grid; several with --compare."),
     ] = None,
     compare: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="NAME,NAME...",
             help="Draw the same noise through several solvers; one picture, one table.",
-            show_default=False,
         ),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA", help="With --compare: data for each row's Frechet distance.", show_default=False
-        ),
+        optional(metavar="DATA", help="With --compare: data for each row's Frechet distance."),
     ] = None,
     grid: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Step grid: karras, log-snr, power-t ...", show_default=False),
+        optional(metavar="NAME", help="Step grid: karras, log-snr, power-t ..."),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An option of the solver: eta=0.5", show_default=False),
+        optional(metavar="KEY=VALUE", help="An option of the solver: eta=0.5"),
     ] = None,
     guidance: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ...", show_default=False
-        ),
+        optional(metavar="NAME[=SCALE]", help="A guidance rule: cfg=2, apg=4, pag=3 ..."),
     ] = None,
     classifier: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN",
-            help="The classifier of noisy images that --guidance classifier asks.",
-            show_default=False,
-        ),
+        optional(metavar="RUN", help="The classifier of noisy images that --guidance classifier asks."),
     ] = None,
-    threshold: Annotated[
-        str | None, typer.Option(metavar="RULE", help="none, static or dynamic.", show_default=False)
-    ] = None,
+    threshold: Annotated[str | None, optional(metavar="RULE", help="none, static or dynamic.")] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any other key of the recipe's sample block.",
-            show_default=False,
-        ),
+        optional("--set", metavar="KEY=VALUE", help="Any other key of the recipe's sample block."),
     ] = None,
     label: Annotated[
         str | None,
-        typer.Option(
-            metavar="L",
-            help="Class by number or name; several with commas, taken in turn.",
-            show_default=False,
-        ),
+        optional(metavar="L", help="Class by number or name; several with commas, taken in turn."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, metavar="S", help="Fixes every sample's noise.", show_default=False)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, metavar="B", help="Samples per network call.", show_default=False)
-    ] = None,
+    seed: Annotated[int | None, optional(min=0, metavar="S", help="Fixes every sample's noise.")] = None,
+    batch_size: Annotated[int | None, optional(min=1, metavar="B", help="Samples per network call.")] = None,
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work.")] = 1,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT",
-            help="File by its suffix (.h5 .npz .png .ply) or a folder.",
-            show_default=False,
-        ),
-    ] = None,
+    out: Annotated[Path | None, out_option("File by its suffix (.h5 .npz .png .ply) or a folder.")] = None,
     mesh: Annotated[
         bool,
         typer.Option("--mesh", help="Clouds: write closed meshes too, in OUT-meshes (see gentool mesh)."),
     ] = False,
     mesher: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="With --mesh: as of gentool mesh.", show_default=False),
+        optional(metavar="RUN", help="With --mesh: as of gentool mesh."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -186,7 +144,7 @@ def sample(
             changes=change or (),
             mesh=mesh,
             mesher=mesher,
-            on_sample=lambda now, total: report(now, total, {}),
+            report=report,
             say=lambda line: note(line, quiet),
         )
     if not done.main:  # a further process of several that sample together

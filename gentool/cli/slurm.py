@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gentool.cli.options import Devices, Nodes, RecipeSource, optional
 from gentool.cli.output import Json, emit
 
 app = typer.Typer(add_completion=False)
@@ -14,47 +15,32 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def slurm(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
-    ],
+    recipe: RecipeSource,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Overrides, as for train.", show_default=False),
     ] = None,
     then: Annotated[
         str | None,
-        typer.Option(
+        optional(
             metavar="sample,evaluate",
             help="Jobs on the run folder that start when the one before has ended well.",
-            show_default=False,
         ),
     ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Machines.", show_default=False)
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Devices per node.", show_default=False)
-    ] = None,
+    nodes: Nodes = None,
+    devices: Devices = None,
     array: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Train N seeds, each in a run folder of its own.", show_default=False
-        ),
+        optional(min=1, metavar="N", help="Train N seeds, each in a run folder of its own."),
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option(
-            metavar="LIMIT", help="Time limit of each job: 90, 2:00:00, 1-12:00:00.", show_default=False
-        ),
+        optional(metavar="LIMIT", help="Time limit of each job: 90, 2:00:00, 1-12:00:00."),
     ] = None,
-    partition: Annotated[str | None, typer.Option(metavar="NAME", show_default=False)] = None,
-    account: Annotated[str | None, typer.Option(metavar="NAME", show_default=False)] = None,
-    mem: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory per node: 64G.", show_default=False)
-    ] = None,
-    cpus: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Cores per process.", show_default=False)
-    ] = None,
+    partition: Annotated[str | None, optional(metavar="NAME")] = None,
+    account: Annotated[str | None, optional(metavar="NAME")] = None,
+    mem: Annotated[str | None, optional(metavar="SIZE", help="Memory per node: 64G.")] = None,
+    cpus: Annotated[int | None, optional(min=1, metavar="N", help="Cores per process.")] = None,
     grace: Annotated[
         int,
         typer.Option(
@@ -66,25 +52,18 @@ def slurm(
     ] = 120,
     setup: Annotated[
         list[str] | None,
-        typer.Option(
+        optional(
             metavar="LINE",
             help="A line of shell before the work: 'source .venv/bin/activate'; may be repeated.",
-            show_default=False,
         ),
     ] = None,
     sbatch: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY[=VALUE]",
-            help="Any other option of sbatch: qos=high; may be repeated.",
-            show_default=False,
-        ),
+        optional(metavar="KEY[=VALUE]", help="Any other option of sbatch: qos=high; may be repeated."),
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="The run folder (default: runs/RECIPE/slurm-JOB).", show_default=False
-        ),
+        optional(metavar="DIR", help="The run folder (default: runs/RECIPE/slurm-JOB)."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gentool.cli.options import optional
 from gentool.cli.output import Json, emit, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -20,11 +21,10 @@ def solvers() -> None:
 def list_solvers(
     run: Annotated[
         str | None,
-        typer.Option(
+        optional(
             "--for",
             metavar="RUN",
             help="Say which of them this run can be sampled with, and why not the others.",
-            show_default=False,
         ),
     ] = None,
     json: Json = False,
@@ -50,7 +50,7 @@ def list_solvers(
             [(row["name"], row["order"], row["nfe"], row["summary"], row["paper"]) for row in rows],
         )
     else:
-        from gentool.tasks.sample import load_run
+        from gentool.tasks.model.load import load_run
 
         usable = load_run(run)[2].usable_solvers()
         rows = [row | {"usable": usable[row["name"]] is None, "reason": usable[row["name"]]} for row in rows]

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gentool.cli.options import Devices, Nodes, RecipeSource, optional
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
 from gentool.privacy.account import rounded_up
 
 if TYPE_CHECKING:
-    from gentool.tasks.dryrun import DryRun
+    from gentool.tasks.training.dryrun import DryRun
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
-    ],
+    recipe: RecipeSource,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -31,24 +30,16 @@ def train(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="The run folder itself (default: runs/RECIPE/TIME-ID).", show_default=False
-        ),
+        optional(metavar="DIR", help="The run folder itself (default: runs/RECIPE/TIME-ID)."),
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(
-            metavar="auto|RUN",
-            help="Go on from the newest good state; auto starts when there is none.",
-            show_default=False,
+        optional(
+            metavar="auto|RUN", help="Go on from the newest good state; auto starts when there is none."
         ),
     ] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Devices per node.", show_default=False)
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Machines.", show_default=False)
-    ] = None,
+    devices: Devices = None,
+    nodes: Nodes = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -107,7 +98,7 @@ def train(
 
 
 def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
-    from gentool.tasks.dryrun import dry_run
+    from gentool.tasks.training.dryrun import dry_run
 
     found = dry_run(recipe, overrides)
     result = {

@@ -31,6 +31,23 @@ def random_of(*parts: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Where the points of some shapes lie.
+
+    Attributes:
+        centre: (3,) their mean.
+        square: the mean of their squared coordinates, of all three axes together.
+        sizes: (n,) how many points are stored of each shape; empty where they are drawn without end.
+        diagonals: (n,) of the shapes' boxes; empty where all shapes fill one.
+    """
+
+    centre: np.ndarray
+    square: float
+    sizes: np.ndarray
+    diagonals: np.ndarray
+
+
 @dataclass(eq=False)
 class Shapes(ABC):
     """The shapes of one split, by number.
@@ -71,6 +88,24 @@ class Shapes(ABC):
         Raises:
             CorruptError: it cannot be read.
         """
+
+    def extent(self, chosen: np.ndarray) -> Extent:
+        """Where the points of the shapes with these numbers lie, by their pools; raises as `pool`."""
+        total, squares, sizes, diagonals = np.zeros(3), 0.0, [], []
+        for i in chosen:
+            pool = self.pool(int(i)).astype(np.float64)
+            total += pool.sum(0)
+            squares += float(np.square(pool).sum())
+            sizes.append(len(pool))
+            diagonals.append(float(np.linalg.norm(np.ptp(pool, axis=0))))
+        size = sum(sizes)
+        stored = np.array([] if self.surface else sizes)
+        return Extent(total / size, squares / (3 * size), stored, np.array(diagonals))
+
+    def content(self) -> Iterator[np.ndarray]:
+        """What the shapes are made of, for the fingerprint: little-endian arrays."""
+        for i in range(len(self)):
+            yield np.ascontiguousarray(self.pool(i), "<f4")
 
     def drawn_from(self, i: int, view: int | None) -> np.ndarray:
         """The points that `draw` chooses among."""
@@ -150,26 +185,21 @@ class CloudSource(Source):
 
     def _measure(self, counted: np.ndarray, points: int, whole: bool) -> Frame:
         """The frame `global` of the shapes that are counted; notes what is odd about them."""
-        total, squares, size, few, diagonals = np.zeros(3), 0.0, 0, 0, []
-        for i in np.flatnonzero(counted):
-            pool = self.shapes.pool(int(i)).astype(np.float64)
-            total += pool.sum(0)
-            squares += float(np.square(pool).sum())
-            size += len(pool)
-            few += len(pool) < points and not self.shapes.surface
-            diagonals.append(float(np.linalg.norm(np.ptp(pool, axis=0))))
         self.notes = dict(self.shapes.notes)
-        if few:
-            self.notes[FEW] = few
-        if whole and diagonals and max(diagonals) > MIXED * min(diagonals):
-            ratio = max(diagonals) / min(diagonals)
-            self.notes[f"shapes of very different size (up to {ratio:.0f} times): normalise: shape-box"] = 1
-        if size == 0:
+        if not counted.any():
             raise UserError("no shapes of these classes", self.shapes.where)
-        mean = total / size
+        extent = self.shapes.extent(np.flatnonzero(counted))
+        if few := int((extent.sizes < points).sum()):
+            self.notes[FEW] = few
+        if whole and len(extent.diagonals):
+            ratio = extent.diagonals.max() / extent.diagonals.min()
+            if ratio > MIXED:
+                said = f"shapes of very different size (up to {ratio:.0f} times): normalise: shape-box"
+                self.notes[said] = 1
         # One deviation of all coordinates about their one mean, as PointFlow has it: shapes keep their proportions.
-        std = np.sqrt(squares / (3 * size) - float(mean.mean()) ** 2)
-        return Frame("global", (float(mean[0]), float(mean[1]), float(mean[2])), float(std))
+        std = np.sqrt(extent.square - float(extent.centre.mean()) ** 2)
+        x, y, z = map(float, extent.centre)
+        return Frame("global", (x, y, z), float(std))
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.spec.shape), np.float32)
@@ -187,8 +217,8 @@ class CloudSource(Source):
 
     def digest(self) -> str:
         total = hashlib.sha256(repr(self.frame).encode())
-        for i in range(len(self.shapes)):
-            total.update(np.ascontiguousarray(self.shapes.pool(i), "<f4").data)
+        for part in self.shapes.content():
+            total.update(part.data)
         total.update(np.ascontiguousarray(self.labels, "<i8").data)
         return total.hexdigest()
 

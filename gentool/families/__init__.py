@@ -50,13 +50,21 @@ def recipe_schema(name: str) -> type[Recipe]:
     from gentool.data.config import CONFIGS
     from gentool.families.names import CheckedEvaluate, checked_sample
     from gentool.families.private import check_privacy
+    from gentool.families.sharding import check_sharding
 
     family = FAMILIES.get(name)
     data_set: Any = Union[tuple(CONFIGS.values())]  # noqa: UP007
     own_name: Any = Literal[name]
     shared = family.recipe.model_fields
     sample = checked_sample(cast(Any, shared["sample"].annotation), family.state_parts)
-    validators: dict[str, Any] = {"check_privacy": model_validator(mode="after")(check_privacy)}
+
+    def shards(recipe: Recipe) -> Recipe:
+        return check_sharding(recipe, family.shards)
+
+    validators: dict[str, Any] = {
+        "check_privacy": model_validator(mode="after")(check_privacy),
+        "check_sharding": model_validator(mode="after")(shards),
+    }
     return create_model(
         f"{family.recipe.__name__}OnData",
         __base__=family.recipe,

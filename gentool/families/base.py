@@ -19,6 +19,7 @@ class Family:
         module: `"package.module:Class"` of its Lightning module, imported when it is built.
         distils: whether its recipes name a run to start from (`base:`); its module then takes that run's, frozen, as a
             third argument, and the run folder keeps a copy of it.
+        shards: whether `trainer.strategy: fsdp` may cut its networks over devices (`Contract.compiled_parts`).
         state_parts: of its process (`diffusion.process.Process`): which solvers its recipes may name.
     """
 
@@ -28,4 +29,5 @@ class Family:
     recipe: type[Recipe]
     module: str
     distils: bool = False
+    shards: bool = False
     state_parts: int = 1

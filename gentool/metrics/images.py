@@ -208,3 +208,8 @@ def check_comparable(samples: Images, other: Images) -> None:
             "judge against the data set the model was trained on, read the same way",
             samples.name,
         )
+
+
+def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
+    """Arrays of samples, (N, H, W, C) uint8, (N, D) or (N, P, 3), as the judges take them."""
+    return ImageArray(array, labels) if array.ndim == 4 else VectorArray(array)

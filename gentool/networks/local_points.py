@@ -7,6 +7,8 @@ Points are (B, 3, N) in the unit cube.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,8 +64,7 @@ def grid_places(x: Tensor, resolution: int) -> Tensor:
 class DoubleConv(nn.Sequential):
     """Twice: group norm, convolution, rectifier."""
 
-    def __init__(self, channels: int, out: int) -> None:
-        middle = max(channels, out // 2)
+    def __init__(self, channels: int, middle: int, out: int) -> None:
         super().__init__(
             *(nn.GroupNorm(min(8, channels), channels), nn.Conv3d(channels, middle, 3, padding=1), nn.ReLU()),
             *(nn.GroupNorm(min(8, middle), middle), nn.Conv3d(middle, out, 3, padding=1), nn.ReLU()),
@@ -76,9 +77,13 @@ class GridUNet(nn.Module):
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(levels)]
-        self.down = nn.ModuleList(DoubleConv(widths[max(i - 1, 0)], widths[i]) for i in range(levels))
+        # on the way down the second convolution widens, on the way up the first narrows: full grids stay narrow
+        self.down = nn.ModuleList(
+            DoubleConv(before, max(before, after // 2), after)
+            for before, after in zip(widths[:1] + widths, widths)
+        )
         self.up = nn.ModuleList(
-            DoubleConv(widths[i] + widths[i + 1], widths[i]) for i in reversed(range(levels - 1))
+            DoubleConv(here + below, here, here) for here, below in reversed(list(pairwise(widths)))
         )
         self.out = nn.Conv3d(width, width, 1)
 

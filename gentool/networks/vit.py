@@ -66,12 +66,31 @@ class PatchEmbed(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
+class Heads(nn.Linear):
+    """Features of several tokens side by side (B, tokens d) to the mean of their logits (B, classes)."""
+
+    def __init__(self, width: int, classes: int, tokens: int) -> None:
+        super().__init__(tokens * width, classes)
+        self.tokens = tokens
+        self.bias = nn.Parameter(torch.zeros(tokens * classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        bias = self.bias.view(self.tokens, -1).mean(0)
+        return F.linear(features, self.weight / self.tokens, bias)
+
+    def each(self, features: Tensor) -> list[Tensor]:
+        """The logits (B, classes) of every token by itself."""
+        parts = zip(*(part.chunk(self.tokens, -1) for part in (features, self.weight, self.bias)))
+        return [F.linear(*part) for part in parts]
+
+
 class ViT(Classifier):
     """Class token, registers and patches through `depth` blocks; the class token after a last norm is the features.
 
     Attributes:
         grid: rows and columns of patches.
-        specials: tokens before the patches: the class token, then the registers.
+        readers: tokens that are read, the first: the class token, and the distillation token of a distilled one.
+        specials: tokens before the patches: the readers, then the registers.
 
     Raises:
         UserError: the pictures cannot be cut into patches.
@@ -89,19 +108,21 @@ class ViT(Classifier):
             )
         self.config = config
         self.grid = (height // patch, width // patch)
-        self.specials = 1 + config.registers
+        self.readers = 2 if config.distilled else 1
+        self.specials = self.readers + config.registers
         self.patch_embed = PatchEmbed(channels, d, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
         self.registers = nn.Parameter(torch.zeros(1, config.registers, d)) if config.registers else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], d))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, d)) if config.distilled else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.readers + self.grid[0] * self.grid[1], d))
         last = max(1, config.depth - 1)
         rates = [config.drop_path * block / last for block in range(config.depth)]
         self.blocks = nn.ModuleList([Block(d, config.heads, config.mlp_ratio, rate) for rate in rates])
         self.norm = nn.LayerNorm(d, eps=EPS)
         self.dropout = nn.Identity()
-        self.output = nn.Linear(d, classes)
+        self.output = Heads(d, classes, 2) if config.distilled else nn.Linear(d, classes)
         self.apply(initialise)
-        for tokens in (self.cls_token, self.pos_embed, self.registers):
+        for tokens in (self.cls_token, self.dist_token, self.pos_embed, self.registers):
             if tokens is not None:
                 nn.init.trunc_normal_(tokens, std=0.02)
 
@@ -111,9 +132,10 @@ class ViT(Classifier):
         return self.specials + self.grid[0] * self.grid[1]
 
     def embed(self, x: Tensor) -> Tensor:
-        """The first block's tokens (B, N, d) of pictures (B, C, H, W) in [-1, 1]: class token, registers, patches."""
-        place, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        parts = [self.cls_token + place]
+        """The first block's tokens (B, N, d) of pictures (B, C, H, W) in [-1, 1]: readers, registers, patches."""
+        place, patches = self.pos_embed[:, : self.readers], self.pos_embed[:, self.readers :]
+        read = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], 1)
+        parts = [read + place]
         if self.registers is not None:
             parts.append(self.registers)
         tokens = self.patch_embed(x) + patches
@@ -123,8 +145,12 @@ class ViT(Classifier):
         z = self.embed(x)
         for block in self.blocks:
             z = block(z)
-        features: Tensor = self.norm(z[:, 0])
-        return features
+        return self.read(z[:, : self.readers])
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Features (B, readers d) of the readers' states (B, readers, d) after the last block."""
+        features: Tensor = self.norm(tokens)
+        return features.flatten(1)
 
 
 def initialise(module: nn.Module) -> None:
@@ -134,20 +160,21 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def positions_for(grid: tuple[int, int], known: Tensor) -> Tensor:
-    """Position embeddings (1, 1 + n, d), of the class token and a square grid, brought to another grid, bicubically.
+def positions_for(grid: tuple[int, int], known: Tensor, readers: int = 1) -> Tensor:
+    """Position embeddings (1, readers + n, d), of a square grid's patches, brought to another grid, bicubically.
 
-    Source: Touvron et al. 2019 (FixRes) and DeiT, section 5; the class token's stays.
+    Source: Touvron et al. 2019 (FixRes) and DeiT, section 5; the readers' stay.
 
     Raises:
         ValueError: the known ones are of no square grid.
     """
-    side = round((known.shape[1] - 1) ** 0.5)
-    if side * side != known.shape[1] - 1:
-        raise ValueError(f"{known.shape[1] - 1} positions are no square grid")
-    square = known[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    count = known.shape[1] - readers
+    side = round(count**0.5)
+    if side * side != count:
+        raise ValueError(f"{count} positions are no square grid")
+    square = known[:, readers:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
     resized = F.interpolate(square.float(), grid, mode="bicubic", align_corners=False).to(known.dtype)
-    return torch.cat([known[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+    return torch.cat([known[:, :readers], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
 def multiply_adds(config: ViTConfig, tokens: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ class ViT(Strict):
     """Chance that the last block's branches are left out for a picture; it grows from 0 over the blocks."""
     registers: Annotated[int, Field(ge=0)] = 0
     """Further learned tokens that stand for no patch."""
+    distilled: bool = False
+    """A distillation token beside the class token, with logits of its own (Touvron et al. 2021, section 4): what is
+    said is the mean of both."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

@@ -7,7 +7,6 @@ editors complete from, and the generated reference in docs/.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from fractions import Fraction as Ratio
 from typing import Annotated, Any, Literal, Self
 
@@ -48,13 +47,13 @@ class Trainer(Strict):
     nodes: Positive = 1
     """Machines that train together."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How devices share the work; auto is ddp when there is more than one."""
+    """How devices share the work: ddp has all weights on each, fsdp a shard; auto is ddp from two devices on."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to train."""
     accumulate: Positive = 1
     """Batches per optimiser step."""
     auto_microbatch: bool = True
-    """Work off a batch that does not fit the GPU's memory in parts, with the same gradient, instead of stopping."""
+    """Work off a batch that does not fit the GPU's memory in parts, with the same gradient; not under fsdp."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Clip the gradient's global norm to this."""
     compile: bool = False
@@ -274,38 +273,3 @@ class Recipe(Strict):
         overrides it.
         """
         return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
-
-
-def json_schema(recipes: Mapping[str, type[Recipe]]) -> dict[str, Any]:
-    """One JSON Schema (draft 2020-12) for recipes of every family: `family` decides what checks the rest.
-
-    Args:
-        recipes: family name -> the class of its recipes.
-    """
-    from pydantic.json_schema import models_json_schema
-
-    parts, defs = models_json_schema([(model, "validation") for model in recipes.values()])
-    definitions = defs.get("$defs", {})
-    rules = []
-    for name, model in recipes.items():
-        reference = parts[(model, "validation")]["$ref"]
-        block = definitions[reference.rpartition("/")[2]]
-        block["properties"]["family"]["const"] = name
-        block["properties"] = {
-            "schema": {"const": SCHEMA, "description": "Version of the recipe grammar."}
-        } | block["properties"]
-        rules.append(
-            {
-                "if": {"properties": {"family": {"const": name}}, "required": ["family"]},
-                "then": {"$ref": reference},
-            }
-        )
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "gentool recipe",
-        "type": "object",
-        "properties": {"family": {"enum": list(recipes), "description": "Which model family."}},
-        "required": ["family"],
-        "allOf": rules,
-        "$defs": definitions,
-    }

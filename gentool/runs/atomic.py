@@ -62,6 +62,25 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         raise UserError(error.message, error.where) from error
 
 
+def check_apart(out: str | os.PathLike[str], *read: str | os.PathLike[str] | None) -> None:
+    """Refuses to write where a file lies that is read, or that is in a folder which is read, before any work is done.
+
+    Args:
+        read: paths, or what is none: the name of a data set, None.
+
+    Raises:
+        UserError: it would be overwritten; says which.
+    """
+    place = Path(out)
+    for source in read:
+        path = None if source is None else Path(source)
+        if path is None or not path.exists() or not place.exists():
+            continue
+        if place.samefile(path) or (path.is_dir() and path.resolve() in place.resolve().parents):
+            where = "is INPUT itself" if place.samefile(path) else f"is a file of {path}, which is read"
+            raise UserError(f"{where}: name another output", str(place))
+
+
 def sync(path: str | os.PathLike[str]) -> None:
     """Forces a file, or a folder's list of names, onto the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -2,86 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gentool import families
-from gentool.data import DataSpec, open_set, parse_source
-from gentool.data.config import DataConfig
+from gentool.data import open_set
 from gentool.errors import UserError
 from gentool.families.names import BITS_PER_DIM
 from gentool.metrics.cache import default_folder
 from gentool.metrics.catalog import METRICS, plan
 from gentool.metrics.catalog import settings as check_options
-from gentool.metrics.classifier import OwnClassifier
-from gentool.metrics.evaluate import Evaluation
 from gentool.metrics.evaluate import evaluate as judge
-from gentool.metrics.images import ImageArray, Images, ImageSet, VectorArray
+from gentool.metrics.images import ImageSet, as_images
 from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.recipes.schema import Evaluate
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import Samples, read_samples
-from gentool.runs.weights import fingerprint
-from gentool.tasks.likelihood import bits_per_dim
-from gentool.tasks.ranks import Ranks
-from gentool.tasks.resume import stored_recipe
-from gentool.tasks.sample import data_spec, load_run, sample
-from gentool.training.findings import Findings, Picture
+from gentool.tasks.evaluation.likelihood import bits_per_dim
+from gentool.tasks.evaluation.own_figures import of_model
+from gentool.tasks.evaluation.reference import own_classifier, reference_data
+from gentool.tasks.evaluation.result import Evaluated
+from gentool.tasks.model.load import best_device, data_spec, load_run, stored_recipe
+from gentool.tasks.sample import sample
+from gentool.tasks.sampling.ranks import Ranks
+from gentool.training.watching import Report, Say, unreported, unsaid
 
-Say = Callable[[str], None]
-Report = Callable[[int, int, Mapping[str, float]], None]
 DEFAULTS = {"points": ("cloud-cd",)}
 """Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
 """Images, their labels, and the file that holds them."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """`metrics` are `evaluation`'s and, of a run, its bits per dimension; `samples` is the file that was judged.
-
-    Of a model that draws no samples they are its own figures, on `count` examples of `reference`, with what else it
-    shows of itself.
-    `main`: False in the further processes of several that share the sampling; rank 0 alone judges.
-    """
-
-    metrics: dict[str, float]
-    evaluation: Evaluation | None
-    details: dict[str, Any]
-    samples: Path | None
-    images: np.ndarray | None
-    labels: np.ndarray | None
-    resolved: Resolved | None
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    reference: str | None = None
-    count: int = 0
-    pictures: Sequence[Picture] = ()
-    warnings: Sequence[str] = ()
-    main: bool = True
-
-    def document(self) -> dict[str, Any]:
-        """What `gentool evaluate --json` prints."""
-        base: dict[str, Any] = {
-            "features": None,
-            "reference": self.reference,
-            "count": self.count,
-            "details": {},
-            "warnings": list(self.warnings),
-        }
-        if self.evaluation is not None:
-            base = self.evaluation.document()
-        base["details"] = {**base["details"], **self.details}
-        return base | {
-            "metrics": self.metrics,
-            "samples": None if self.samples is None else str(self.samples),
-        }
 
 
 def evaluate(
@@ -95,8 +48,8 @@ def evaluate(
     count: int | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
-    report: Report | None = None,
-    say: Say = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Evaluated:
     """Judges a run (drawing `count` samples first) or a samples file.
 
@@ -129,7 +82,7 @@ def evaluate(
                     raise UserError(f"{switch} is for samples; this run draws none", target)
             if not main:
                 return further
-            return _of_model(run, reference, metrics, count, seed, report, say)
+            return of_model(run, reference, metrics, count, seed, report, say)
         get = partial(_draw, run, resolved, count, seed, settings, report)
     else:
         read = read_samples(target)
@@ -170,9 +123,9 @@ def evaluate(
         for name, given in (options or {}).items():
             wanted[name] = {**wanted.get(name, {}), **given} if isinstance(given, Mapping) else given
         check_options(infos, wanted)
-        config = _reference(reference, resolved, target)
+        config = reference_data(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = best_device()
         own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
         if run is not None and main:
             say("drawing samples")
@@ -190,7 +143,7 @@ def evaluate(
             device=device,
             classifier=own,
             seed=seed,
-            progress=None if report is None else lambda name, done, total: report(done, total, {}),
+            progress=lambda name, done, total: report(done, total, {}),
         )
         figures |= evaluation.metrics
         for line in evaluation.warnings:
@@ -203,111 +156,11 @@ def evaluate(
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
 
 
-def _of_model(
-    run: RunFolder,
-    reference: str | None,
-    metrics: Sequence[str],
-    count: int | None,
-    seed: int,
-    report: Report | None,
-    say: Say,
-) -> Evaluated:
-    """The model's own figures on the first `count` examples of the held-out split (None: all of them).
-
-    What `study_model` adds is left out where `metrics` ask for none of it.
-    """
-    _, resolved, module = load_run(run.path)
-    config = _reference(reference, resolved, str(run.path))
-    if count is not None:
-        config = config.model_copy(update={"limit": min(count, config.limit or count)})
-    held_out = open_set(config, "test")
-    if (held_out.spec.shape, held_out.spec.classes) != (module.spec.shape, module.spec.classes):
-        raise UserError(
-            f"has examples of shape {held_out.spec.shape} in {held_out.spec.classes} classes; "
-            f"the model was trained on {module.spec.shape} in {module.spec.classes}",
-            config.name,
-        )
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
-    figures = module.evaluate_model(
-        held_out, seed=seed, report=None if report is None else lambda done, total: report(done, total, {})
-    )
-    found = Findings()
-    if not metrics or any(name not in figures for name in metrics):
-        found = module.study_model(held_out, seed=seed)
-        figures |= found.figures
-    for line in found.warnings:
-        say(f"warning: {line}")
-    unknown = [name for name in metrics if name not in figures]
-    if unknown:
-        raise UserError(
-            f"the family {resolved.recipe.family} has no {', '.join(unknown)} (there are: {', '.join(figures)})",
-            str(run.path),
-        )
-    return Evaluated(
-        {name: figures[name] for name in metrics or figures},
-        None,
-        dict(found.details),
-        None,
-        None,
-        None,
-        resolved,
-        run.read_provenance(),
-        f"{config.name} (held out)",
-        len(held_out),
-        found.pictures,
-        found.warnings,
-    )
-
-
 def unlabelled(resolved: Resolved, settings: Mapping[str, Any]) -> bool:
     """Whether samples of such a run can carry no labels: the model takes none, and no classifier guides it."""
     recipe = resolved.recipe
     guided = settings.get("guidance", recipe.sample.guidance)
     return getattr(recipe.model, "conditional", True) is False and not guided
-
-
-def own_classifier(path: str, spec: DataSpec, reference: str, device: torch.device) -> OwnClassifier:
-    """The classifier of a run, as a judge of samples of this kind.
-
-    Raises:
-        UserError: the run is none of a classifier, or its images or classes are others.
-    """
-    run, _, module = load_run(path)
-    judge = module.to(device).judge()
-    ours = module.spec
-    if (ours.shape, ours.class_names) != (spec.shape, spec.class_names):
-        raise UserError(
-            f"--classifier: it reads {_said(ours)}; {reference} has {_said(spec)}",
-            path,
-        )
-    return OwnClassifier(judge, ours.shape, ours.classes, run.path.name, fingerprint(run.weights))
-
-
-def _said(spec: DataSpec) -> str:
-    names = ", ".join(spec.class_names[:12]) + " ..." * (len(spec.class_names) > 12)
-    return f"{'x'.join(map(str, spec.shape))} in {spec.classes} classes ({names})"
-
-
-def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
-    """Samples as the judges take them."""
-    return ImageArray(array, labels) if array.ndim == 4 else VectorArray(array)
-
-
-def _reference(asked: str | None, resolved: Resolved | None, target: str) -> DataConfig:
-    """The data that samples are held against.
-
-    Raises:
-        UserError: none were named, and the samples do not say what they are to look like.
-    """
-    if asked is not None:
-        source, *options = [asked] if Path(asked).exists() else shlex.split(asked) or [asked]
-        return parse_source(source, options)
-    if resolved is None:
-        raise UserError(
-            "the file does not say what it was trained on: name the data with --reference", target
-        )
-    data: DataConfig = resolved.recipe.data
-    return data
 
 
 def _draw(
@@ -316,14 +169,14 @@ def _draw(
     count: int | None,
     seed: int,
     settings: Mapping[str, Any] | None,
-    report: Report | None,
+    report: Report,
 ) -> Found:
     drawn = sample(
         run.path,
         count=count or resolved.recipe.evaluate.count or resolved.recipe.sample.count,
         seed=seed,
         settings=settings,
-        on_sample=None if report is None else lambda done, total: report(done, total, {}),
+        report=report,
     )
     return drawn.images, drawn.labels, drawn.path
 

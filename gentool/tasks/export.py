@@ -13,8 +13,8 @@ from gentool.privacy.account import Account
 from gentool.runs.atomic import check_writable, plain_failures, sync, temporary, write_json, write_text
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import load_weights
-from gentool.tasks.card import account_of_run, model_card
-from gentool.tasks.resume import stored_recipe
+from gentool.tasks.model.card import account_of_run, model_card
+from gentool.tasks.model.load import stored_recipe
 
 PUBLIC = ("gentool", "git", "versions", "python", "recipe", "steps", "data_spec")
 """What an export keeps of the provenance: nothing that is computed from the data, and nobody's paths. The shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +22,9 @@ from gentool.runs.mesh_pictures import tiles
 from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import read_samples, write_samples
 from gentool.runs.weights import fingerprint
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import best_device, load_run
+from gentool.training.watching import Report, Say, unreported, unsaid
 
-Report = Callable[[int, int, dict[str, float]], None]
 PICTURE = "meshes.png"
 QUICK = MeshOptions()
 
@@ -65,8 +64,8 @@ def mesh_file(
     options: MeshOptions = QUICK,
     suffix: str = ".ply",
     count: int | None = None,
-    report: Report = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Meshed:
     """Meshes of the clouds in a samples file, or of a data set's test part.
 
@@ -153,8 +152,8 @@ def mesh_clouds(
     mesher: str | None = None,
     options: MeshOptions = QUICK,
     suffix: str = ".ply",
-    report: Report = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Meshed:
     """Writes a mesh of each cloud, in the cloud's own units.
 
@@ -177,7 +176,7 @@ def mesh_clouds(
         "steps": options.steps,
         "seed": options.seed,
     }
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     orient: Orient = by_planes
     if mesher is not None:
         run, orient = trained_orient(mesher, device)

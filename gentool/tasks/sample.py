@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,24 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from gentool import families
-from gentool.data import DataSpec, to_uint8
-from gentool.errors import CorruptError, GentoolError, UserError
-from gentool.recipes.resolve import Resolved
-from gentool.recipes.schema import Sample
+from gentool.errors import UserError
 from gentool.runs.atomic import check_writable
 from gentool.runs.folder import RunFolder
-from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
-from gentool.runs.weights import fingerprint, load_weights
-from gentool.tasks.base import matched
-from gentool.tasks.ranks import Ranks
-from gentool.tasks.resume import stored_recipe
+from gentool.runs.weights import fingerprint
+from gentool.tasks.model.labels import in_turn, label_cycle
+from gentool.tasks.model.load import load_run, origin, stored_recipe
+from gentool.tasks.sampling.draw import Job, batches, load_guide, named_changes
+from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
-from gentool.training.sampling import Guide, SampleRequest
-
-OnSample = Callable[[int, int], None]
-"""(samples done, samples in all)."""
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 
 @dataclass(frozen=True)
@@ -51,70 +42,6 @@ class Sampled:
     meshes: Path | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """Everything a worker process needs to draw some of the samples."""
-
-    run: str
-    settings: Sample
-    seed: int
-    labels: tuple[int, ...] | None
-    classifier: str | None = None
-
-
-def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder, Resolved, GenModule]:
-    """A trained run, ready to sample: its averaged weights, in eval mode, on the CPU.
-
-    Args:
-        overrides: `KEY=VALUE` changes to its recipe, of the parts that sampling reads.
-
-    Raises:
-        UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
-    """
-    run = RunFolder.open(path)
-    resolved = stored_recipe(run, overrides)
-    tensors, metadata = load_weights(run.require_weights())
-    family = resolved.recipe.family
-    base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
-    module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
-    module.open_run = trained_model
-    try:
-        module.model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
-    return run, resolved, ready(module)
-
-
-def trained_model(path: str) -> GenModule:
-    """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
-    return load_run(path)[2]
-
-
-def ready(module: GenModule) -> GenModule:
-    """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
-    module.eval().requires_grad_(False)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
-            tensor.data = tensor.data.to(memory_format=torch.channels_last)
-    return module
-
-
-def data_spec(run: RunFolder) -> DataSpec:
-    """What the run was trained on.
-
-    Raises:
-        CorruptError: its provenance does not say.
-    """
-    try:
-        return DataSpec.read(run.read_provenance()["data_spec"])
-    except (KeyError, TypeError, ValueError):
-        raise CorruptError(
-            "does not say what the model was trained on (data_spec); go on with the run by "
-            "`gentool train --resume`, which writes it again",
-            str(run.provenance),
-        ) from None
-
-
 def sample(
     path: Path | str,
     *,
@@ -129,8 +56,8 @@ def sample(
     changes: Sequence[str] = (),
     mesh: bool = False,
     mesher: str | None = None,
-    on_sample: OnSample | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Sampled:
     """Draws `count` samples and writes them.
 
@@ -177,22 +104,18 @@ def sample(
     meshing = meshes_beside(out, module, count, mesher) if mesh else None
     arrays, nfe = [], []
     with ranks.together():
-        for part, calls in _work(job, module, count, devices, ranks):
+        for part, calls in batches(job, module, count, devices, ranks):
             arrays.append(part)
             nfe.append(calls * len(part))
-            if on_sample is not None:
-                on_sample(sum(map(len, arrays)), count)
+            report(sum(map(len, arrays)), count, {})
     if not ranks.main:
         seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
         return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)
     images = np.concatenate(arrays)
-    labels = None if job.labels is None else np.array([job.labels[i % len(job.labels)] for i in range(count)])
+    labels = None if job.labels is None else in_turn(job.labels, range(count)).numpy()
     mean_nfe = sum(nfe) / count
     provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
+        **origin(run, resolved),
         "family": resolved.recipe.family,
         "seed": seed,
         "nfe": mean_nfe,
@@ -209,14 +132,14 @@ def sample(
 
 def meshes_beside(
     out: Path, module: GenModule, count: int, mesher: str | None
-) -> Callable[[np.ndarray, np.ndarray | None, Callable[[str], None]], Path]:
+) -> Callable[[np.ndarray, np.ndarray | None, Say], Path]:
     """What writes samples' meshes beside their file; refuses, before any work, what it could not do.
 
     Raises:
         UserError: no clouds, or as `tasks.mesh`.
     """
     from gentool.points.meshing import MeshOptions
-    from gentool.tasks import mesh as task  # here, not above: it opens runs by what this module offers
+    from gentool.tasks import mesh as task  # here, not above: few ask for meshes, and it loads a family
 
     if module.spec.kind != "points":
         raise UserError(f"--mesh is for clouds of points; these samples are {module.spec.kind} data")
@@ -226,16 +149,10 @@ def meshes_beside(
     if mesher is not None:
         task.trained_orient(mesher, torch.device("cpu"))
 
-    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Callable[[str], None]) -> Path:
+    def work(clouds: np.ndarray, labels: np.ndarray | None, say: Say) -> Path:
         return task.mesh_clouds(clouds, labels, folder, source=str(out), mesher=mesher, say=say).path
 
     return work
-
-
-def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:
-    """Changes to a recipe's `sample:` block as overrides of the recipe."""
-    named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
-    return [*named, *(f"sample.{change}" for change in changes)]
 
 
 def default_name(job: Job, solver: str, count: int) -> str:
@@ -244,140 +161,3 @@ def default_name(job: Job, solver: str, count: int) -> str:
     if solver == job.settings.solver:
         solver += f"-{job.settings.steps}"
     return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"
-
-
-def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:
-    """The labels that samples take in turn: the model's, or, where it is unconditional, its guide's.
-
-    Raises:
-        UserError: there are no classes, or not this one.
-    """
-    classes, class_names = module.classes, module.spec.class_names
-    if classes == 0 and guide is not None:
-        classes, class_names = guide.classes, guide.class_names
-    if classes == 0:
-        if asked is not None:
-            raise UserError("--label: this model was trained without class labels")
-        return None
-    if asked is None:
-        return tuple(range(classes))
-    names = {name: i for i, name in enumerate(class_names)}
-    names |= {str(i): i for i in range(classes)}
-    parts = [part.strip() for part in asked.split(",")]
-    for part in parts:
-        if part not in names:
-            raise UserError(f"--label {part!r}: the classes are 0 to {classes - 1}" + _named(class_names))
-    return tuple(names[part] for part in parts)
-
-
-def _named(class_names: Sequence[str]) -> str:
-    named = [n for i, n in enumerate(class_names) if n != str(i)]
-    return f" ({', '.join(named[:20])}{' ...' if len(named) > 20 else ''})" if named else ""
-
-
-def _work(
-    job: Job, module: GenModule, count: int, devices: int, ranks: Ranks
-) -> Iterator[tuple[np.ndarray, float]]:
-    """Batches in the order of their indices, drawn here, by `devices` processes or by all `ranks` (on rank 0)."""
-    size = job.settings.batch_size
-    spans = [(start, min(start + size, count)) for start in range(0, count, size)]
-    if devices <= 1:
-        device = ranks.device
-        module, guide = module.to(device), load_guide(job, device)
-        for first in range(0, len(spans), ranks.world):
-            own = spans[first + ranks.rank : first + ranks.rank + 1]  # none in the last round, for some
-            drawn = [draw_span(job, module, guide, span, device) for span in own]
-            for parts in ranks.gather(drawn):
-                yield from parts
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(devices, initializer=_start_worker, initargs=(job, devices)) as pool:
-        yield from pool.imap(_worker, spans)
-
-
-def load_guide(job: Job, device: torch.device) -> Guide | None:
-    """The classifier that the job's samples are steered by, if any.
-
-    Raises:
-        UserError: the run is not one of a classifier of noisy states.
-    """
-    return None if job.classifier is None else load_run(job.classifier)[2].to(device).guide()
-
-
-def draw_span(
-    job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
-) -> tuple[np.ndarray, float]:
-    """Samples span[0] .. span[1]-1 as the file keeps them, and their NFE."""
-    x, nfe = draw_rows(job, module, guide, span, device)
-    return as_kept(x, module.spec.kind), nfe
-
-
-def draw_rows(
-    job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
-) -> tuple[torch.Tensor, float]:
-    """Samples span[0] .. span[1]-1 in model space, and their NFE.
-
-    A span that the device has no memory for is drawn in halves: samples do not depend on their batch.
-
-    Raises:
-        GentoolError: a single sample does not fit.
-    """
-    first, last = span
-    try:
-        return _draw_together(job, module, guide, range(first, last), device)
-    except torch.OutOfMemoryError as error:
-        if last - first == 1:
-            reason = str(error).splitlines()[0]
-            raise GentoolError(f"out of GPU memory at a single sample ({reason})") from None
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    middle = (first + last) // 2
-    (left, left_nfe), (right, right_nfe) = (
-        draw_rows(job, module, guide, half, device) for half in ((first, middle), (middle, last))
-    )
-    nfe = (left_nfe * len(left) + right_nfe * len(right)) / (last - first)
-    return torch.cat([left, right]), nfe
-
-
-def _draw_together(
-    job: Job, module: GenModule, guide: Guide | None, indices: range, device: torch.device
-) -> tuple[torch.Tensor, float]:
-    labels = None
-    if job.labels is not None:
-        labels = torch.tensor([job.labels[i % len(job.labels)] for i in indices], device=device)
-    request = SampleRequest(
-        seed=job.seed,
-        indices=indices,
-        labels=labels,
-        settings=job.settings,
-        guide=guide,
-        device=device,
-    )
-    with torch.no_grad():
-        drawn = module.draw(request)
-    return drawn.x, drawn.nfe
-
-
-def as_kept(x: torch.Tensor, kind: str) -> np.ndarray:
-    """Samples in model space as files keep them: uint8 NHWC pictures, float32 otherwise."""
-    if kind == "image":
-        return to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
-    return x.float().cpu().numpy()
-
-
-_state: dict[str, Any] = {}
-
-
-def _start_worker(job: Job, devices: int) -> None:
-    rank = multiprocessing.current_process()._identity[0] - 1
-    if torch.cuda.is_available():
-        device = torch.device("cuda", rank % torch.cuda.device_count())
-    else:
-        device = torch.device("cpu")
-        torch.set_num_threads(max(1, torch.get_num_threads() // devices))
-    module = load_run(job.run)[2].to(device)
-    _state.update(job=job, module=module, guide=load_guide(job, device), device=device)
-
-
-def _worker(span: tuple[int, int]) -> tuple[np.ndarray, float]:
-    return draw_span(span=span, **_state)

@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from gentool import families
-from gentool.data import StepBatches, loader, open_set
+from gentool.data import open_set
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.recipes.resolve import Resolved, resolve
-from gentool.recipes.schema import Recipe
-from gentool.recipes.schema import Trainer as TrainerConfig
 from gentool.runs import checkpoints
 from gentool.runs.atomic import write_json, write_text
 from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
-from gentool.tasks.base import DIGEST, describe
-from gentool.tasks.build import build_module, start_from_base
-from gentool.tasks.card import account_of_run, model_card
-from gentool.tasks.private import PrivateTraining, prepare
-from gentool.tasks.resume import check_same_run, find_run
-from gentool.tasks.sample import load_run
-from gentool.tasks.status import Status, peak_memory
+from gentool.tasks.model.base import DIGEST, describe
+from gentool.tasks.model.build import build_module, start_from_base
+from gentool.tasks.model.card import account_of_run, model_card
+from gentool.tasks.model.load import load_run
+from gentool.tasks.training.loop import fit, is_main_process, quiet_lightning
+from gentool.tasks.training.private import prepare
+from gentool.tasks.training.resume import check_same_run, find_run
+from gentool.tasks.training.status import Status, peak_memory
 from gentool.training import snapshot
 from gentool.training.callbacks import OnStep, StepEnd
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
-from gentool.training.private.step import PrivateStep
 from gentool.training.signals import StopFlag
+from gentool.training.watching import Say, unsaid
 
 RUN_DIR = "GENTOOL_RUN_DIR"
 """Tells the processes that Lightning starts for the other ranks which folder rank 0 chose."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def train(
     resume: str | None = None,
     allow_change: bool = False,
     on_step: OnStep | None = None,
-    say: Say = lambda line: None,
+    say: Say = unsaid,
 ) -> Trained:
     """Trains to `trainer.max_steps`.
 
@@ -92,7 +85,6 @@ def train(
     """
     started = time.perf_counter()
     resolved = resolve(source, overrides, families.recipe_schema)
-    check_strategy(resolved.recipe.trainer)
     chosen = os.environ.get(RUN_DIR)
     run = find_run(resolved, run_dir=Path(chosen) if chosen else run_dir, resume=resume)
     if run is None:
@@ -164,11 +156,12 @@ def _train(
 
     def save(trainer: Trainer, trained: GenModule) -> None:
         taken = snapshot.take(trainer, trained) | {"log": step_end.state()}
+        released = trained.released_state()  # on every rank: shards are gathered
         if private is not None:
             taken["ledger"] = private.head
         if trainer.is_global_zero:
             checkpoints.save(taken, run.checkpoints, trained.step, config.keep_checkpoints)
-            save_model(run, trained, resolved, provenance.get("base", {}).get("sha256"))
+            save_model(run, trained, released, resolved, provenance.get("base", {}).get("sha256"))
         trainer.strategy.barrier()
 
     stop = config.max_steps if private is None else private.stop
@@ -185,7 +178,7 @@ def _train(
     if state is not None:
         step_end.load_state(state["log"])
     if module.step < config.max_steps:
-        fit(module, recipe, dataset, step_end, say, private)
+        fit(module, recipe, dataset, step_end, say, run.path, private)
         if private is not None:
             private.ended(module.step, config.max_steps, say)
     seconds = time.perf_counter() - started
@@ -208,134 +201,13 @@ def _train(
     )
 
 
-def is_main_process() -> bool:
-    """Whether this process is rank 0: the launcher (Lightning's, torchrun's or Slurm's) says so in the environment."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((int(rank) == 0 for rank in ranks if rank is not None), True)
-
-
-def fit(
-    module: GenModule,
-    recipe: Recipe,
-    dataset: Any,
-    step_end: StepEnd,
-    say: Say,
-    private: PrivateTraining | None = None,
+def save_model(
+    run: RunFolder, module: GenModule, released: dict[str, Tensor], resolved: Resolved, base: str | None
 ) -> None:
-    """Lightning's loop over the steps that are left."""
-    config = recipe.trainer
-    try:
-        trainer = Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
-            num_nodes=config.nodes,
-            strategy=strategy_of(module, config),
-            precision=config.precision,
-            max_epochs=1,
-            accumulate_grad_batches=config.accumulate if module.automatic_optimization else 1,
-            gradient_clip_val=config.clip_norm if module.automatic_optimization else None,
-            deterministic=config.deterministic,
-            callbacks=[step_end],
-            logger=make_loggers(config.loggers, Path(os.environ.get(RUN_DIR, "."))),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
-    except (MisconfigurationException, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"trainer.accelerator, devices or strategy: not on this machine: {reason}") from None
-    if private is None and recipe.data.batch_size % trainer.world_size:
-        raise UserError(
-            f"data.batch_size {recipe.data.batch_size} does not divide over {trainer.world_size} devices"
-        )
-    rank, world = trainer.global_rank, trainer.world_size
-    batches: Sampler[Tensor]
-    if private is not None:
-        step = private.set_up(module, trainer.strategy.root_device, rank, world, say)
-        batches = step.batches(len(dataset), module.step, private.stop)
-        compiled: Sequence[Any] = (step.engine,) if isinstance(step, PrivateStep) else module.compiled_parts()
-    else:
-        compiled = module.compiled_parts()
-        batches = StepBatches(
-            len(dataset),
-            recipe.data.batch_size,
-            seed=recipe.seed,
-            rank=rank,
-            world=world,
-            start=module.step * config.accumulate,
-            stop=config.max_steps * config.accumulate,
-        )
-    if config.compile:
-        compile_in_place(compiled, trainer.strategy.root_device, say)
-    try:
-        trainer.fit(
-            module, loader(dataset, batches, workers=recipe.data.workers, pin=torch.cuda.is_available())
-        )
-    except torch.OutOfMemoryError as error:
-        raise GentoolError(
-            "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
-            f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
-        ) from None
-
-
-def check_strategy(config: TrainerConfig) -> None:
-    """Refuses what would train and then not resume: Lightning's FSDP takes no optimiser state but from its own files.
-
-    Raises:
-        UserError: the strategy is fsdp.
-    """
-    if config.strategy == "fsdp":
-        raise UserError(
-            "fsdp leaves each device a shard of the weights and of the optimiser, and a run's average, checkpoints and "
-            "model.safetensors are made of whole ones: it could not be resumed; use ddp (docs/scale.md has the memory)",
-            "trainer.strategy",
-        )
-
-
-def strategy_of(module: GenModule, config: TrainerConfig) -> str:
-    """Lightning's name; plain ddp takes it for an error when a backward pass leaves weights out."""
-    several = config.strategy == "ddp" or config.devices not in ("auto", 1) or config.nodes > 1
-    several = several or (config.devices == "auto" and torch.cuda.device_count() > 1)
-    if not (module.takes_turns and several):
-        return config.strategy
-    return "ddp_find_unused_parameters_true"
-
-
-def compile_in_place(parts: Sequence[Any], device: torch.device, say: Say) -> None:
-    """torch.compile of networks (or of a private engine) in place, so that names in the state dict stay as they are.
-
-    Compilation happens at the first call, so what it needs (a compiler for the device) is tried on a sum first.
-    """
-    try:
-        torch.compile(torch.add)(*torch.ones(2, 2, device=device))
-    except Exception as error:  # whatever the backend raises
-        reason = str(error).splitlines()[0]
-        say(f"warning: torch.compile does not work here, training goes on without it: {reason}")
-        return
-    for part in parts:
-        part.compile()
-
-
-def make_loggers(names: Sequence[str], folder: Path) -> Any:
-    """Lightning loggers beside gentool's own two files; False for none."""
-    if "tensorboard" not in names:
-        return False
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    try:
-        return TensorBoardLogger(folder, name="tensorboard", version="")
-    except ModuleNotFoundError:
-        raise UserError(
-            "trainer.loggers: tensorboard is not installed; pip install 'gentool[tensorboard]'"
-        ) from None
-
-
-def save_model(run: RunFolder, module: GenModule, resolved: Resolved, base: str | None) -> None:
     """model.safetensors: the averaged weights where there are any, and the SHA-256 of the base they stand on."""
     save_weights(
         run.weights,
-        module.released_state(),
+        released,
         {
             "family": resolved.recipe.family,
             "recipe": resolved.name,
@@ -381,11 +253,3 @@ def stopped(signum: int, step: int, run: RunFolder) -> GentoolError:
     return PreemptedError(
         f"stopped by signal {signum} at step {step} with the state saved; go on with --resume auto"
     )
-
-
-def quiet_lightning() -> None:
-    """Lightning's banners and hints are for people who write a Trainer by hand."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

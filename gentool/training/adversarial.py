@@ -14,7 +14,8 @@ from gentool.data import DataSpec
 from gentool.networks.discriminator import group_size
 from gentool.recipes.schema import Optimizer
 from gentool.training.adversarial_config import AdversarialRecipe
-from gentool.training.module import GenModule, LrSchedule, build_optimizer
+from gentool.training.module import GenModule
+from gentool.training.optimizers import LrSchedule, build_optimizer
 
 
 class AdversarialModule(GenModule):

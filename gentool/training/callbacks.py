@@ -5,6 +5,7 @@ Signals only set a flag (`signals.py`); everything that touches the disk happens
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,6 +17,7 @@ from torch import Tensor
 from gentool.errors import GentoolError
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
+from gentool.training.sharding import all_finite
 from gentool.training.signals import StopFlag
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -83,7 +85,7 @@ class StepEnd(Callback):
         if trainer.is_global_zero and self.on_step is not None:
             self.on_step(step, config.max_steps, self._metrics)
         if save_now:
-            self._check_weights(module)
+            self._check_weights(trainer, module)
             self.save(trainer, module)
             self._saved_at = step
         if stopping:
@@ -106,14 +108,17 @@ class StepEnd(Callback):
             f"(training batch {micro}, learning rate {self._lr:g}); {self._advice(module)}"
         )
 
-    def _check_weights(self, module: GenModule) -> None:
+    def _check_weights(self, trainer: Trainer, module: GenModule) -> None:
         """A gradient that overflows under a finite loss shows in the weights, which must not be saved."""
-        for name, weight in module.named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise NonFiniteError(
-                    f"the loss is finite, but the weights {name} are NaN or infinite after step "
-                    f"{module.step} (learning rate {self._lr:g}); {self._advice(module)}"
-                )
+        weights = dict(module.named_parameters())
+        bad = (~all_finite(list(weights.values()))).float()
+        if trainer.world_size > 1:  # a shard's fault is everyone's, or the others would wait for it for ever
+            bad = cast(Tensor, trainer.strategy.reduce(bad, reduce_op="max"))
+        for name in itertools.compress(weights, bad.tolist()):
+            raise NonFiniteError(
+                f"the loss is finite, but the weights {name} are NaN or infinite after step "
+                f"{module.step} (learning rate {self._lr:g}); {self._advice(module)}"
+            )
 
     def _advice(self, module: GenModule) -> str:
         change = module.remedies

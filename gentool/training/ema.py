@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gentool.errors import CorruptError
 from gentool.recipes import schema
+from gentool.training.sharding import gathered, local, placed
 
 
 class Ema:
@@ -47,6 +48,12 @@ class Ema:
         self._model = None  # its buffers are new tensors there
         self._values = {name: value.to(device) for name, value in self._values.items()}
 
+    def shard(self, model: nn.Module) -> None:
+        """Keeps of each weight's average the share that this device has of the model's weight."""
+        self._model = None
+        weights = model.state_dict(keep_vars=True)
+        self._values = {name: placed(value, weights[name]) for name, value in self._values.items()}
+
     def beta(self, step: int, batch_size: int) -> float:
         """Decay of the update after optimiser step `step` (1, 2 ..), before its images are counted."""
         c = self.config
@@ -66,9 +73,9 @@ class Ema:
         self.seen += batch_size
         if self._model is not model:
             self._follow(model)
-        averages = [self._values[name] for name in self._followed]
+        averages = [local(self._values[name]) for name in self._followed]
         currents = [
-            value.to(mean.dtype) for mean, value in zip(averages, self._followed.values(), strict=True)
+            local(value).to(mean.dtype) for mean, value in zip(averages, self._followed.values(), strict=True)
         ]
         torch._foreach_lerp_(averages, currents, weight)
         for name, value in self._copied.items():
@@ -92,8 +99,11 @@ class Ema:
             model.load_state_dict(own)
 
     def model_state(self) -> dict[str, Tensor]:
-        """The averaged weights under the names of the model's `state_dict`: what sampling loads."""
-        return dict(self._values)
+        """The averaged weights under the names of the model's `state_dict`: what sampling loads.
+
+        Of a sharded model on rank 0 alone, though every rank calls it.
+        """
+        return gathered(self._values)
 
     def state_dict(self) -> dict[str, Any]:
         """What resuming needs: `{"seen": int, "values": {name: tensor}}`."""

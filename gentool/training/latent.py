@@ -10,16 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentGenerator:
-    """A trained generator in two halves, both differentiable and without randomness: z -> w -> picture.
+    """A trained generator in two halves, both differentiable and without randomness: (z, label) -> w -> picture.
 
     Attributes:
         latent: dimensions of z, standard normal.
-        width: dimensions of w, the space between, which is easier to read than z; z itself where there is none.
-        map: z (B, latent) -> w (B, width).
+        width: dimensions of w, the space between, which is easier to read than z, and which carries the label; z itself
+            (and the label, one-hot) where there is none.
+        map: z (B, latent) and labels (B,) int64, None for a generator without classes -> w (B, width).
         pictures: w (B, width) -> (B, C, H, W), nominally in [-1, 1].
     """
 
     latent: int
     width: int
-    map: Callable[[Tensor], Tensor]
+    map: Callable[[Tensor, Tensor | None], Tensor]
     pictures: Callable[[Tensor], Tensor]

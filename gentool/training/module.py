@@ -6,74 +6,44 @@ by the step, so that a resumed run ends with the weights of an uninterrupted one
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from gentool.diffusion.solvers.catalog import SOLVERS
-from gentool.errors import UserError
 from gentool.noise import mix
-from gentool.recipes.schema import Optimizer, Recipe, Sample
+from gentool.recipes.schema import Recipe
+from gentool.training.contract import Contract, Examples
 from gentool.training.ema import Ema
-from gentool.training.findings import Findings
 from gentool.training.microbatch import mean_in_parts
+from gentool.training.optimizers import LrSchedule, build_optimizer
+from gentool.training.sharding import shard
+from gentool.training.watching import Say, unsaid
 
 if TYPE_CHECKING:
-    from gentool.data import Batch, DataSet, DataSpec
-    from gentool.diffusion.likelihood import Likelihood
-    from gentool.metrics.classifier import Judge
-    from gentool.noise import Noise
-    from gentool.training.latent import LatentGenerator
+    from gentool.data import Batch, DataSpec
     from gentool.training.private.step import PrivateStep, SecretStep
-    from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
-Examples = dict[str, Tensor]
-"""A batch with all its randomness drawn: tensors (B, ...), row i of each belonging to example i alone."""
-
-
-class GenModule(LightningModule):
-    """Base of every family's module.
-
-    A family sets `self.model`: the network or networks that sampling needs (EMA follows them, model.safetensors
-    holds them), and writes `examples`, `losses` and `draw`. A family with several optimisers overrides
-    `configure_optimizers` and `training_step` (Lightning's manual optimisation).
+class GenModule(Contract):
+    """Base of every family's module: the training around what a family writes.
 
     Attributes:
-        draws_samples: whether there are samples to draw and judge; else `evaluate_model` judges the model itself.
-        remedies: what to change when the loss or the weights became NaN.
-        takes_turns: whether a training step goes back through one of several networks at a time.
-        averages_draws: whether `examples` makes `draws` draws of the loss's randomness for each example, which
-            `losses` averages (noise multiplicity).
-        draws: how many; above 1 in private training alone.
-        own_private_step: whether `training_step` is private by a mechanism of its own: it bounds and noises what
-            the recipe's `private_step` says, as `private` (then an `OwnStep`) has it.
+        draws: of the loss's randomness for each example (`averages_draws`); above 1 in private training alone.
         private: the step of private training, while it is trained so.
         step: optimiser steps done, over all resumptions.
-        classes: class labels the model takes; 0 when it is unconditional.
         base: the frozen model that this one is distilled from, where its family has one (`Family.distils`): it moves
             along to another device or precision, and is never trained, saved or averaged with the module's own weights.
         open_run: the model of another run that the recipe names beside `base`, by its path; set by whoever builds the
             module.
         rng: this training batch's generator on the module's device, the same on every rank: families draw for the
             global batch and keep their own rows.
-        say: where a line for the user goes.
         host_rng: this training batch's generator on the CPU, each rank its own.
         say: where a line for the user goes.
     """
 
-    draws_samples: ClassVar[bool] = True
-    remedies: ClassVar[str] = "lower optimizer.lr, or set trainer.clip_norm or optimizer.warmup"
-    takes_turns: ClassVar[bool] = False
-    averages_draws: ClassVar[bool] = False
-    own_private_step: ClassVar[bool] = False
-    model: nn.Module
     base: GenModule | None = None
     open_run: Callable[[str], GenModule] | None = None
 
@@ -89,140 +59,10 @@ class GenModule(LightningModule):
         self.draws = 1 if recipe.privacy is None else recipe.privacy.noise_multiplicity
         self.private: SecretStep | None = None
         self.automatic_optimization = recipe.privacy is None
-        self.say: Callable[[str], None] = lambda line: None
+        self.say: Say = unsaid
         self._first_micro = 0
         self._parts = 1
         self._examples: Examples = {}
-
-    # What a family writes
-
-    def fit_to_data(self, dataset: Any) -> None:
-        """Measures what the model takes from the training data (sigma_data ...); called once, before step 0."""
-
-    def fit_privately(self) -> None:
-        """Stands in for `fit_to_data` in private training, where nothing may be measured: constants alone.
-
-        Raises:
-            UserError: the model is measured on data, or its examples' draws depend on each other; says what to set.
-        """
-        if type(self).fit_to_data is not GenModule.fit_to_data:
-            raise UserError(
-                f"the family {self.recipe.family} measures its data before training, which is not accounted for",
-                "privacy",
-            )
-
-    def assume_data(self) -> None:
-        """Stands in for `fit_to_data` where there are no data to measure (a dry run)."""
-
-    def examples(self, batch: Batch) -> Examples:
-        """The batch as `losses` takes it; all randomness of the loss is drawn here, from `self.rng` alone."""
-        raise NotImplementedError(f"{type(self).__name__} trains by a step of its own")
-
-    def losses(self, examples: Examples) -> Tensor:
-        """(B,) losses whose mean is minimised: a pure function of the weights and, row by row, of the examples.
-
-        So it passes through `torch.func.vmap` and `grad`, and one example's gradient depends on that example alone.
-        """
-        raise NotImplementedError(f"{type(self).__name__} trains by a step of its own")
-
-    def batch_loss(self, examples: Examples) -> Tensor:
-        """What a step minimises, 0-d: the mean of `losses`.
-
-        A family whose loss compares the batch's examples overrides it in the place of `losses`.
-        """
-        return self.losses(examples).mean()
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether a batch's gradient is the sum of its parts', so that it may be worked off part by part."""
-        return type(self).losses is not GenModule.losses
-
-    @abstractmethod
-    def draw(self, request: SampleRequest) -> Drawn:
-        """Samples in model space for the indices of the request; a pure function of it and the weights."""
-
-    @abstractmethod
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
-        """Refuses, before any work is done, what this model cannot sample (`UserError` says why); returns notices.
-
-        `guide` is the classifier that the request will bring.
-        """
-
-    def sampling_means(self) -> frozenset[str]:
-        """What solvers may ask of this model (`SolverInfo.lacking`): the kind of its states, and the needs it meets.
-
-        None for a family that draws in a way of its own.
-        """
-        return frozenset()
-
-    def usable_solvers(self) -> dict[str, str | None]:
-        """Each solver of the catalogue: None where this model can be sampled with it, else the reason why not."""
-        means = self.sampling_means()
-        return {name: SOLVERS.get(name).lacking(means) for name in SOLVERS}
-
-    def solver_name(self, settings: Sample) -> str:
-        """What draws the samples, as results and file names tell it."""
-        return settings.solver
-
-    def guide(self) -> Guide:
-        """This model as the classifier of classifier guidance.
-
-        Raises:
-            UserError: it is none, or not one of noisy states.
-        """
-        raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
-
-    def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
-        """This model as a function of one standard normal latent, for those who lead or read it.
-
-        Args:
-            truncation: of the latents around their mean, where the model has such; 1 is none.
-
-        Raises:
-            UserError: it is none, or has no truncation.
-        """
-        raise UserError(f"a run of the family {self.recipe.family} is no generator of one Gaussian latent")
-
-    def judge(self) -> Judge:
-        """This model as the classifier by which samples are judged, on the module's device.
-
-        Raises:
-            UserError: it is none.
-        """
-        raise UserError(f"--classifier: a run of the family {self.recipe.family} is no classifier")
-
-    def evaluate_model(
-        self, held_out: DataSet, *, seed: int = 0, report: Callable[[int, int], None] | None = None
-    ) -> dict[str, float]:
-        """Figures of the model itself on data it was not trained on, for families that draw no samples.
-
-        Args:
-            seed: fixes whatever is random about the figures.
-            report: called with (examples done, examples in all).
-        """
-        raise NotImplementedError(f"{type(self).__name__} is judged by its samples")
-
-    def study_model(self, held_out: DataSet, *, seed: int = 0) -> Findings:
-        """What else there is to tell and show of a model that `evaluate_model` judges: timings, tables, pictures."""
-        return Findings()
-
-    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
-        """log density of data x (B, ...) in model space; noise has the shape of a sample.
-
-        Raises:
-            UserError: this family has none.
-        """
-        raise UserError(f"the family {self.recipe.family} has no likelihood")
-
-    def released_state(self) -> dict[str, Tensor]:
-        """What model.safetensors holds: the state of `model`, its weights averaged where there is an average."""
-        return self.model.state_dict() if self.ema is None else self.ema.model_state()
-
-    def compiled_parts(self) -> list[nn.Module]:
-        """The modules that `trainer.compile` compiles: networks, never the arithmetic around them."""
-        return []
-
-    # What a family uses
 
     def per_example_loss(self, batch: Batch) -> Tensor:
         """(B,) losses of a batch."""
@@ -281,12 +121,19 @@ class GenModule(LightningModule):
         loss.backward()
         return loss.detach()
 
-    # Lightning
+    # What Lightning calls
 
     def prepare_training(self) -> None:
         """Builds the EMA; called after weights are initialised or restored."""
         if self.recipe.ema is not None and self.ema is None:
             self.ema = Ema(self.model, self.recipe.ema)
+
+    def configure_model(self) -> None:
+        """Cuts weights and average into shards, where the strategy is `Sharded`: no other has a mesh of devices."""
+        if self.device_mesh is not None:
+            shard(self, self.compiled_parts(), self.device_mesh["data_parallel"])
+            if self.ema is not None:
+                self.ema.shard(self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.private is not None:
@@ -331,7 +178,9 @@ class GenModule(LightningModule):
 
     def _split_batch(self, reason: torch.OutOfMemoryError) -> None:
         rows = len(next(iter(self._examples.values())))
-        if not self.recipe.trainer.auto_microbatch or not self.in_parts or self._parts >= rows:
+        # shards are gathered by all devices together, and have their gradients from a backward pass alone
+        fixed = self.device_mesh is not None or not self.in_parts
+        if not self.recipe.trainer.auto_microbatch or fixed or self._parts >= rows:
             raise reason
         self._parts = min(2 * self._parts, rows)
         if self.device.type == "cuda":
@@ -399,36 +248,3 @@ class GenModule(LightningModule):
     def lr_schedules(self) -> list[LrSchedule]:
         """One for each optimiser, in the order of `configure_optimizers`."""
         return [LrSchedule(self.recipe.optimizer, self.recipe.trainer.max_steps)]
-
-
-class LrSchedule:
-    """The learning rate as a pure function of the step: nothing to save, nothing to restore."""
-
-    def __init__(self, config: Optimizer, max_steps: int) -> None:
-        self.config, self.max_steps = config, max_steps
-
-    def __call__(self, step: int) -> float:
-        c = self.config
-        if step < c.warmup:
-            return c.lr * (step + 1) / c.warmup
-        done = min(1.0, (step - c.warmup) / max(1, self.max_steps - c.warmup))
-        if c.schedule == "cosine":
-            return c.lr * (c.final + (1 - c.final) * (1 + math.cos(math.pi * done)) / 2)
-        if c.schedule == "linear":
-            return c.lr * (1 - (1 - c.final) * done)
-        return c.lr
-
-
-def build_optimizer(
-    config: Optimizer, parameters: Iterable[nn.Parameter], *, fused: bool = True
-) -> torch.optim.Optimizer:
-    """torch's optimiser for a recipe block, over the parameters that ask for a gradient.
-
-    Args:
-        fused: Adam in one pass over memory: several times faster than torch's default on a CPU, and no slower on a GPU.
-    """
-    trainable = [p for p in parameters if p.requires_grad]
-    if config.name == "sgd":
-        return torch.optim.SGD(trainable, config.lr, config.momentum, weight_decay=config.weight_decay)
-    cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return cls(trainable, config.lr, config.betas, config.eps, config.weight_decay, fused=fused)

@@ -39,14 +39,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     before = dict(sys.modules)
     yield lambda name: load(ROOT / "benchmarks" / f"{name}.py")
-    for name in (
-        "common",
-        "models",
-        "distilled",
-        "segmenters",
-        "repainting",
-        *(script.stem for script in SCRIPTS),
-    ):
+    own = ("common", "models", "distilled", "segmenters", "repainting", "lace_study")
+    for name in (*own, *(script.stem for script in SCRIPTS)):
         if name not in before:
             sys.modules.pop(name, None)
 
@@ -328,6 +322,30 @@ def test_the_canary_at_toy_size(bench: Any) -> None:
     assert world.along(unit)[:9].tolist() == pytest.approx(each, rel=1e-4, abs=1e-6)
     with_it, without = ([world.score(p, 7 + i, 0.05) for i in range(8)] for p in (True, False))
     assert min(with_it) > max(without)
+
+
+@pytest.mark.slow
+def test_lace_at_toy_size(bench: Any, tmp_path: Path) -> None:
+    """On a generator that learns in seconds: every claim has its figures; a generator that lies there is taken."""
+    bench("bench_edit_lace")
+    study = bench("lace_study")
+    reader = ("classifier/digits-small", ("trainer.max_steps=100", "model.network.channels=8"))
+    few = ("trainer.max_steps=200", "model.latents=2500")
+    short = ("model.conditional=false", "trainer.max_steps=300", "model.network.width=64")
+    base = ("dp-sinkhorn/digits-small", short)
+    scale = study.Scale(base, reader, ("lace/digits-small", few), 4, 8, 3, 4, pc=False, real=600)
+    found = study.study(scale, tmp_path, 0, "digits")
+    assert [claim.claim.split(":")[0] for claim in found.claims].count("LACE on digits") == 4
+    assert set(found.figures["edits"]) == {"anchored", "free"}
+    for edits in found.figures["edits"].values():
+        assert edits["des_mean"] == pytest.approx(edits["strength"] - edits["side_effect"])
+        assert edits["des_error"] >= 0
+    assert "dp-sinkhorn/digits-small, 300 steps" in found.scale
+    json.dumps(found.figures, allow_nan=False)
+    before = (tmp_path / "generator" / "model.safetensors").stat().st_mtime
+    other = dataclasses.replace(scale, generator=(base[0], (*short, "model.network.width=32")))
+    runs, _ = study.prepared(other, tmp_path, 0)
+    assert (runs["generator"] / "model.safetensors").stat().st_mtime == before
 
 
 @pytest.mark.slow

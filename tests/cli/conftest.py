@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -21,21 +18,9 @@ from gentool.cli.app import run
 from gentool.families.base import Family
 from gentool.recipes import shipped
 from gentool.registry import Registry
+from tests.tasks.runs import Ended
 
 FAMILY = Family("toy", "A family of the tests.", "Nobody 2026, Nothing", recipe_toy.ToyRecipe, "toy:Toy")
-
-
-@dataclass
-class Ended:
-    """How a command line ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture

@@ -55,11 +55,24 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_a_log_that_has_gone_away_does_not_stop_the_work() -> None:
-    class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
+    """The line is lost and nothing else: the next one is written where the log is back."""
 
-    LineReport("training", "steps", Gone())(1, 1, {})
+    class Log(io.StringIO):
+        gone, tries = True, 0
+
+        def write(self, text: str) -> int:
+            self.tries += 1
+            if self.gone:
+                raise BrokenPipeError
+            return super().write(text)
+
+    log = Log()
+    report = LineReport("training", "steps", log, every=0.0, clock=iter((0.0, 1.0)).__next__)
+    report(1, 3, {})
+    assert (log.tries, log.getvalue()) == (1, "")
+    log.gone = False
+    report(2, 3, {})
+    assert log.getvalue() == "training 2/3 steps, 1 steps/s, 1 s left\n"
 
 
 def test_quiet_says_nothing_and_a_log_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from gentool.data import Batch, open_set
 from gentool.errors import UserError
 from gentool.recipes.resolve import resolve_text
 from gentool.runs.weights import load_weights, save_weights
-from gentool.tasks.train import build_module
+from gentool.tasks.model.build import build_module
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
 from tests.families.lion_runs import model as small_lion

@@ -321,3 +321,40 @@ def test_digit_clouds_follow_the_pixels(tmp_path: Path) -> None:
     assert np.abs(points[:, 2]).max() == pytest.approx(0.1, abs=1e-3)
     with pytest.raises(CorruptError, match="empty picture"):
         DigitShapes("here", ["row 0"], np.zeros(1, np.int64), ("0",), pictures=0 * picture).pool(0)
+
+
+def test_the_frame_of_digits_is_that_of_endlessly_many_points() -> None:
+    """In closed form, against 4000 points of each digit; an empty picture among them is named."""
+    from gentool.data.digit_clouds import DigitShapes
+
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 9, 7), dtype=np.uint8)
+    names = [f"row {i}" for i in range(6)]
+    shapes = DigitShapes("here", names, np.zeros(6, np.int64), ("0",), pictures=pictures)
+    chosen = np.array([0, 2, 3, 5])
+    extent = shapes.extent(chosen)
+    points = np.concatenate([shapes.draw(int(i), 4000, None) for i in chosen]).astype(np.float64)
+    error = points.std() / np.sqrt(len(points))
+    np.testing.assert_allclose(extent.centre, points.mean(0), rtol=0, atol=5 * error)
+    assert extent.square == pytest.approx(np.square(points).mean(), rel=0.02)
+    pictures[3] = 0
+    with pytest.raises(CorruptError, match="empty picture") as caught:
+        shapes.extent(chosen)
+    assert caught.value.where == "row 3"
+
+
+def test_the_fingerprint_of_digits_follows_their_pixels_and_labels() -> None:
+    from gentool.data.clouds import CloudSource
+    from gentool.data.digit_clouds import DigitShapes
+    from gentool.data.sets.mnist_clouds import MnistCloudsConfig
+
+    pictures = np.random.default_rng(0).integers(1, 256, (4, 5, 5), dtype=np.uint8)
+
+    def digest(changed: int, label: int) -> str:
+        own = pictures.copy()
+        own[2, 3, 1] += changed
+        labels = np.array([0, 1, 1, label])
+        shapes = DigitShapes("here", [f"row {i}" for i in range(4)], labels, ("0", "1"), pictures=own)
+        return CloudSource(shapes, MnistCloudsConfig(points=4, normalise="none"), "train").digest()
+
+    assert digest(0, 0) == digest(0, 0)
+    assert len({digest(0, 0), digest(1, 0), digest(0, 1)}) == 3

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gentool.families import recipe_schema
 from gentool.recipes.resolve import resolve, resolve_text
-from gentool.tasks.resume import differences
+from gentool.tasks.training.resume import differences
 
 
 def snippets() -> list[tuple[str, str]]:
@@ -31,12 +31,16 @@ def snippets() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "text"), snippets(), ids=lambda v: v if "\n" not in v else "")
 def test_a_recipe_in_the_documents_is_valid(where: str, text: str) -> None:
-    """Whole recipes by themselves, blocks of one in the place of the quickstart's."""
+    """Whole recipes by themselves, blocks of one in the place of the quickstart's; every key takes effect."""
     keys = yaml.safe_load(text) or {}
     if "family" in keys:
-        resolve_text(text, where, recipe_schema)
+        resolved = resolve_text(text, where, recipe_schema)
+        given = {key for key, origin in resolved.origins.items() if origin.startswith(where)}
     else:
-        resolve("quickstart", [f"{key}={json.dumps(value)}" for key, value in keys.items()], recipe_schema)
+        changes = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
+        resolved = resolve("quickstart", changes, recipe_schema)
+        given = {key for key, origin in resolved.origins.items() if origin.startswith("override ")}
+    assert {key.partition(".")[0] for key in given} == set(keys)
 
 
 def test_the_picture_was_made_by_the_command_beside_it() -> None:

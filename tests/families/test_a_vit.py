@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import DataSpec, open_set, to_model
 from gentool.errors import RecipeError, UserError
 from gentool.families.a_vit import augment
@@ -24,9 +23,10 @@ from gentool.networks.vit import positions_for
 from gentool.recipes.resolve import resolve
 from gentool.runs.weights import load_weights, save_weights
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.sample import load_run
-from gentool.tasks.train import build_module, train
-from tests.tasks.runs import Ended
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.train import train
+from tests.tasks.runs import Call
 
 DENSE = (
     "a-vit/digits-dense-small",
@@ -35,7 +35,6 @@ DENSE = (
     "trainer.max_steps=220",
 )
 GATED = ("a-vit/digits-small", *DENSE[1:3], "trainer.max_steps=210")
-Call = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +46,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gated(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gated") / "run"
     return train(GATED[0], [*GATED[1:], f"model.start={dense}"], run_dir=folder).run
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 def fresh(*overrides: str, name: str = "a-vit/digits-small", spec: DataSpec | None = None) -> AVitModule:

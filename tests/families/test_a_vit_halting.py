@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gentool.families.a_vit.config import AVitModel, Halting
-from gentool.families.a_vit.halting import Account, distribution_loss, gaussian_target
+from gentool.families.a_vit.config import AVitModel, Distillation, Halting
+from gentool.families.a_vit.dropping import PACKING
+from gentool.families.a_vit.halting import Account, Gate, accounted, distribution_loss, gaussian_target
 from gentool.families.a_vit.model import AdaptiveViT
 from gentool.families.a_vit.study import operations
 from gentool.networks.vit_config import ViT
@@ -18,11 +19,20 @@ SMALL = ViT(patch=2, width=16, depth=5, heads=2, drop_path=0.0)
 
 
 def made(
-    center: float = 2.0, scale: float = 1.0, network: ViT = SMALL, size: int = 8, seed: int = 0
+    center: float = 2.0,
+    scale: float = 1.0,
+    network: ViT = SMALL,
+    size: int = 8,
+    seed: int = 0,
+    distilled: bool = False,
 ) -> AdaptiveViT:
     """A network in float64 whose tokens halt at mixed depths."""
     torch.manual_seed(seed)
-    config = AVitModel(network=network, halting=Halting(gate_scale=scale, gate_center=center))
+    config = AVitModel(
+        network=network.model_copy(update={"distilled": distilled}),
+        halting=Halting(gate_scale=scale, gate_center=center),
+        distillation=Distillation(teacher="any") if distilled else None,
+    )
     model = AdaptiveViT(config, (1, size, size), 10).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,9 +40,10 @@ def made(
     return model
 
 
-def spread(seed: int, registers: int = 0) -> AdaptiveViT:
+def spread(seed: int, registers: int = 0, distilled: bool = False) -> AdaptiveViT:
     """Its gate opens in the midst of the class tokens' range: pictures leave at different blocks."""
-    model = made(seed=seed, network=SMALL.model_copy(update={"registers": registers}))
+    network = SMALL.model_copy(update={"registers": registers})
+    model = made(seed=seed, network=network, distilled=distilled)
     assert model.gate is not None
     z, first = model.network.embed(pictures(64)), []
     for block in model.network.blocks:
@@ -44,13 +55,19 @@ def spread(seed: int, registers: int = 0) -> AdaptiveViT:
     return model
 
 
+@pytest.fixture(autouse=True)
+def packed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks so small are never worth the packing."""
+    monkeypatch.setitem(PACKING, "cpu", 0.0)
+
+
 def pictures(count: int, size: int = 8) -> Tensor:
     return torch.randn(count, 1, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def accounted(*scores: float) -> tuple[list[float], Account]:
-    account = Account(torch.zeros(()), torch.tensor(0.01))
-    return [float(account.add(torch.tensor(score))) for score in scores], account
+def account_of(scores: Tensor) -> Account:
+    """Of scores (blocks, ...), as a network adds them up."""
+    return accounted(scores.cumsum(0), Gate(Halting(), 3).double())
 
 
 @pytest.mark.parametrize(
@@ -64,24 +81,19 @@ def accounted(*scores: float) -> tuple[list[float], Account]:
 def test_weights_and_rho_of_given_scores(
     scores: tuple[float, ...], weights: tuple[float, ...], rho: float
 ) -> None:
-    found, account = accounted(*scores)
-    assert found == pytest.approx(weights)
+    account = account_of(torch.tensor(scores, dtype=torch.float64))
+    assert account.weights.tolist() == pytest.approx(weights)
     assert float(account.ponder) == pytest.approx(rho)
-    assert not account.live
 
 
 def test_weights_sum_to_one_and_rho_falls_by_one_with_every_score_before_the_halt() -> None:
     scores = torch.rand(6, 50, dtype=torch.float64).mul(0.6).requires_grad_()
-    account = Account(scores[0].detach(), torch.tensor(0.01, dtype=torch.float64))
-    total, before = torch.zeros(50, dtype=torch.float64), []
-    for i in range(6):
-        live = account.live
-        total = total + account.add(scores[i] if i < 5 else torch.ones(50, dtype=torch.float64))
-        before.append(live & account.live)
-    assert torch.allclose(total, torch.ones_like(total))
+    account = account_of(torch.cat([scores[:5], torch.ones(1, 50)]))
+    torch.testing.assert_close(account.weights.sum(0), torch.ones(50, dtype=torch.float64))
     (gradient,) = torch.autograd.grad(account.ponder.sum(), scores)
-    assert torch.equal(gradient, -torch.stack(before).double())
-    assert 0 < torch.stack(before).double().mean() < 1
+    before = torch.arange(1, 7)[:, None] < account.depth
+    assert torch.equal(gradient, -before.double())
+    assert 0 < before.double().mean() < 1
 
 
 def test_the_target_is_the_papers_brought_to_a_sum_of_one() -> None:
@@ -108,7 +120,7 @@ def test_a_gate_that_never_opens_leaves_the_plain_network() -> None:
 def test_a_gate_that_is_open_stops_after_the_first_block() -> None:
     model, x = made(center=-1e4), pictures(3)
     first = model.network.blocks[0](model.network.embed(x))
-    torch.testing.assert_close(model(x), model.network.output(model.network.norm(first[:, 0])))
+    torch.testing.assert_close(model(x), model.network.output(model.network.norm(first[:, :1].flatten(1))))
     assert (model.trace(x).depth == 1).all()
     assert model.dropped(x).live[:, 0].tolist() == [17, 0, 0, 0, 0]
 
@@ -131,12 +143,12 @@ def test_dropping_tokens_equals_masking_them(count: int, seed: int, registers: i
         assert (trace.depth[:, 1 : 1 + registers] == 5).all()
 
 
-@pytest.mark.parametrize("slack", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("price", [0.0, 2e5, 1e6, 1e9])
 def test_how_long_halted_tokens_are_kept_changes_nothing(
-    slack: float, monkeypatch: pytest.MonkeyPatch
+    price: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = spread(1, registers=1), pictures(40)
-    monkeypatch.setattr("gentool.families.a_vit.dropping.SLACK", slack)
+    monkeypatch.setitem(PACKING, "cpu", price)
     trace, dropped = model.trace(x), model.dropped(x)
     torch.testing.assert_close(dropped.mean, trace.mean, rtol=1e-9, atol=1e-10)
     assert torch.equal(dropped.depth, trace.depth.minimum(trace.depth[:, :1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from torch.nn import functional as F
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import open_set, to_model
 from gentool.diffusion.grids import make_grid
 from gentool.diffusion.process import Process
@@ -24,12 +22,14 @@ from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.sample import load_run, sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from gentool.tasks.train import train
 from gentool.training.augment import shifted
 from gentool.training.drawing import Traits, check_guide
 from gentool.training.sampling import Guide
-from tests.tasks.runs import TINY, Ended
+from tests.tasks.runs import TINY, Call
 
 NOISY = ("classifier/digits-noisy-small", "model.network.channels=8", "trainer.max_steps=250")
 CLEAN = ("classifier/digits-small", "model.network.channels=8", "trainer.max_steps=100")
@@ -51,15 +51,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     conditional = str(request.param == "conditional").lower()
     folder = tmp_path_factory.mktemp("model") / "run"
     return train(TINY[0], [*TINY[1:], f"model.conditional={conditional}"], run_dir=folder).run
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 def fresh(name: str, *overrides: str) -> ClassifierModule:
@@ -170,7 +161,7 @@ def test_data_that_cannot_be_learnt_are_refused() -> None:
 # Evaluating
 
 
-def test_evaluate_reports_accuracy_on_the_held_out_split(call: Callable[..., Ended], clean: Path) -> None:
+def test_evaluate_reports_accuracy_on_the_held_out_split(call: Call, clean: Path) -> None:
     ended = call("evaluate", clean, "--json", "-q")
     assert ended.code == 0, ended.err
     x0, label = held_out(clean)
@@ -198,7 +189,7 @@ def test_evaluate_takes_some_metrics_and_some_examples(clean: Path) -> None:
     ],
 )
 def test_evaluate_refuses_what_is_for_samples(
-    arguments: list[str], words: str, call: Callable[..., Ended], clean: Path
+    arguments: list[str], words: str, call: Call, clean: Path
 ) -> None:
     call("evaluate", clean, *arguments, "-q").refused(2, words)
 
@@ -208,7 +199,7 @@ def test_evaluate_refuses_what_is_for_samples(
 
 @pytest.mark.parametrize("kind", ["clean", "noisy"])
 def test_the_users_classifier_judges_samples_and_the_result_says_which(
-    kind: str, call: Callable[..., Ended], tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, call: Call, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """On real digits its label accuracy is its own accuracy on them."""
     run = request.getfixturevalue(kind)
@@ -226,9 +217,7 @@ def test_the_users_classifier_judges_samples_and_the_result_says_which(
         assert part in ended.json["extractor"]
 
 
-def test_judges_that_cannot_judge_are_refused(
-    call: Callable[..., Ended], model: Path, clean: Path, tmp_path: Path
-) -> None:
+def test_judges_that_cannot_judge_are_refused(call: Call, model: Path, clean: Path, tmp_path: Path) -> None:
     asked = ["evaluate", model, "-n", "4", "--metric", "fid", "--classifier"]
     call(*asked, model).refused(2, "family edm is no classifier")
     call(*asked, tmp_path / "nowhere").refused(2, "nowhere")
@@ -270,7 +259,7 @@ def test_scale_zero_leaves_the_model_alone(model: Path, noisy: Path, tmp_path: P
 
 @pytest.mark.parametrize("model", ["unconditional"], indirect=True)
 def test_the_command_line_guides_however_the_work_is_split(
-    call: Callable[..., Ended], model: Path, noisy: Path, tmp_path: Path
+    call: Call, model: Path, noisy: Path, tmp_path: Path
 ) -> None:
     how = ["-n", "6", "--label", "3,7", "--guidance", "classifier=2", "--steps", "5", "--batch-size", "3"]
     made = []
@@ -288,12 +277,12 @@ def test_the_command_line_guides_however_the_work_is_split(
     assert made[0].provenance["classifier_sha256"] != made[0].provenance["model_sha256"]
 
 
-def test_a_classifier_draws_no_samples(call: Callable[..., Ended], clean: Path) -> None:
+def test_a_classifier_draws_no_samples(call: Call, clean: Path) -> None:
     call("sample", clean).refused(2, "draws no samples: use it with --guidance classifier=2 --classifier RUN")
 
 
 def test_what_cannot_guide_is_refused(
-    call: Callable[..., Ended], model: Path, clean: Path, noisy: Path, tmp_path: Path
+    call: Call, model: Path, clean: Path, noisy: Path, tmp_path: Path
 ) -> None:
     guided = ["sample", model, "--guidance", "classifier=2"]
     call(*guided).refused(2, "no classifier given", "--classifier RUN")

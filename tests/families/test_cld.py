@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,17 @@ import pytest
 import torch
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import open_set
 from gentool.errors import CorruptError, RecipeError, UserError
 from gentool.recipes.resolve import resolve, resolve_text
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights, save_weights
-from gentool.tasks.likelihood import bits_per_dim
-from gentool.tasks.sample import load_run, sample
-from gentool.tasks.train import build_module, train
-from tests.tasks.runs import TINY, Ended
+from gentool.tasks.evaluation.likelihood import bits_per_dim
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from gentool.tasks.train import train
+from tests.tasks.runs import TINY, Call
 
 TOY = "family: cld\ndata: {name: toy2d, count: 400}\n"
 MLP = "network: {name: film-mlp, width: 16, blocks: 1}"
@@ -60,15 +60,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def edm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(TINY[0], TINY[1:], run_dir=tmp_path_factory.mktemp("edm") / "run").run
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 @pytest.mark.parametrize(
@@ -111,9 +102,7 @@ def test_solvers_that_do_not_fit_are_refused_at_their_line_both_ways() -> None:
         resolve("edm/toy2d-small", ["sample.solver=sscs"], families.recipe_schema)
 
 
-def test_solvers_that_do_not_fit_a_run_are_refused_both_ways(
-    digits: Path, edm: Path, call: Callable[..., Ended]
-) -> None:
+def test_solvers_that_do_not_fit_a_run_are_refused_both_ways(digits: Path, edm: Path, call: Call) -> None:
     for run, solver, there_are in ((digits, "ddim", "sscs"), (edm, "sscs", "ddim")):
         ended = call("sample", run, "--solver", solver)
         assert ended.code == 2

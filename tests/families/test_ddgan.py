@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import Batch, open_set
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import PreemptedError, UserError
@@ -24,11 +22,12 @@ from gentool.recipes.resolve import resolve
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
-from gentool.tasks.sample import load_run
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.train import train
 from gentool.training.adversarial import gradient_squares
 from gentool.training.sampling import SampleRequest
-from tests.tasks.runs import Ended, gentool
+from tests.tasks.runs import Call, gentool
 
 TOY = (
     "ddgan/toy2d-small",
@@ -49,16 +48,6 @@ DIGITS = (
     "trainer.max_steps=3",
     "sample.count=12",
 )
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 def module_of(*arguments: str) -> DdganModule:
@@ -303,12 +292,18 @@ def test_clipping_bounds_both_networks_steps(tmp_path: Path) -> None:
         assert norm == pytest.approx(0.001, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train_and_sample(precision: str, call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kept"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)])
+def test_other_precisions_train_and_sample(
+    precision: str, kept: torch.dtype, call: Call, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     done = call("train", *DIGITS, f"trainer.precision={precision}", "--run-dir", run, "-q")
     assert done.code == 0, done.err
-    assert call("sample", run, "-q").code == 0
+    weights, _ = load_weights(run / "model.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {kept}
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+    drawn = call("sample", run, "--json", "-q").json
+    assert read_samples(drawn["path"]).array.shape == (12, 8, 8, 1)
 
 
 def test_divergence_is_noticed_and_the_advice_is_for_this_family(call: Call, tmp_path: Path) -> None:

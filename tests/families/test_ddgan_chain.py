@@ -17,7 +17,7 @@ from gentool.families.ddgan.config import GeometricSchedule, ScheduleConfig, VpS
 from gentool.families.ddgan.module import DdganModule
 from gentool.networks.generator import Generator
 from gentool.recipes.resolve import resolve
-from gentool.tasks.train import build_module
+from gentool.tasks.model.build import build_module
 from gentool.training.sampling import SampleRequest
 
 SCHEDULES = (VpSchedule(), GeometricSchedule())

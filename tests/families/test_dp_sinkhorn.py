@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import Batch, open_set
 from gentool.errors import RecipeError, UserError
 from gentool.families.dp_sinkhorn.mechanism import clipped
@@ -26,11 +24,13 @@ from gentool.privacy.rdp import RDP
 from gentool.recipes.resolve import resolve
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
-from gentool.tasks.dryrun import dry_run
-from gentool.tasks.sample import load_run, sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from gentool.tasks.train import train
+from gentool.tasks.training.dryrun import dry_run
 from gentool.training.private.step import OwnStep
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
 DIGITS = "dp-sinkhorn/digits-small"
 TINY = (
@@ -41,15 +41,6 @@ TINY = (
     "trainer.log_every=4",
 )
 PRIVATE = "privacy={noise_multiplier: 2.0, max_grad_norm: 0.5}"
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 def module_of(*overrides: str, private: bool = True) -> DpSinkhornModule:
@@ -202,7 +193,7 @@ def test_paper_recipes_stop_at_the_papers_epsilon(
     assert 0.99 * allowed < steps <= allowed
 
 
-def test_dry_run_prints_the_plan(call: Callable[..., Ended]) -> None:
+def test_dry_run_prints_the_plan(call: Call) -> None:
     ended = call("train", DIGITS, *TINY, PRIVATE, "--dry-run")
     assert ended.code == 0, ended.err
     assert "multiplier 2, sensitivity 1" in ended.out
@@ -263,7 +254,7 @@ def test_a_share_of_debiasing_below_one_image_is_told() -> None:
         module.prepare_training()
 
 
-def test_one_call_has_no_steps_solvers_or_guidance(tmp_path: Path, call: Callable[..., Ended]) -> None:
+def test_one_call_has_no_steps_solvers_or_guidance(tmp_path: Path, call: Call) -> None:
     run = train(DIGITS, [*TINY, "trainer.max_steps=1"], run_dir=tmp_path / "run").run
     call("sample", run, "--steps", "5").refused(2, "sample.steps", "one call")
     call("sample", run, "--solver", "edm").refused(2, "sample.solver", "one call")
@@ -272,7 +263,7 @@ def test_one_call_has_no_steps_solvers_or_guidance(tmp_path: Path, call: Callabl
 # Runs
 
 
-def test_a_private_run_end_to_end(tmp_path: Path, call: Callable[..., Ended]) -> None:
+def test_a_private_run_end_to_end(tmp_path: Path, call: Call) -> None:
     ended = call("train", DIGITS, *TINY, PRIVATE, "--run-dir", tmp_path / "run", "--json")
     assert ended.code == 0, ended.err
     ledger = Ledger.open(tmp_path / "run" / "ledger.jsonl")
@@ -334,7 +325,7 @@ def test_averaged_weights_get_batch_statistics_of_their_own(tmp_path: Path) -> N
     torch.testing.assert_close(norm.running_var, given[0].var((0, 2, 3)), rtol=0.1, atol=0.001)
 
 
-def test_the_background_is_black_when_asked_for(tmp_path: Path, call: Callable[..., Ended]) -> None:
+def test_the_background_is_black_when_asked_for(tmp_path: Path, call: Call) -> None:
     run = train(DIGITS, [*TINY, "trainer.max_steps=1"], run_dir=tmp_path / "run").run
     plain = sample(run, count=10).images
     ended = call("sample", run, "-n", "10", "--set", "threshold_background=true", "-o", tmp_path / "black.h5")

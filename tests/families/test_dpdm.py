@@ -18,7 +18,7 @@ from gentool.errors import CorruptError, RecipeError, UserError
 from gentool.families.dpdm.config import SIGMA_DATA
 from gentool.families.dpdm.module import DpdmModule
 from gentool.recipes.resolve import resolve_text
-from gentool.tasks.train import build_module
+from gentool.tasks.model.build import build_module
 
 MLP = "{name: film-mlp, width: 16, blocks: 1}"
 U_NET = "{name: song-unet, channels: 8, mult: [1, 2], blocks: 1, attention: [4], label_embedding: table}"

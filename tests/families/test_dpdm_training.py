@@ -16,8 +16,9 @@ from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.ledger import Ledger
 from gentool.recipes.resolve import resolve
 from gentool.runs.weights import load_weights
+from gentool.tasks.model.build import build_module
 from gentool.tasks.sample import sample
-from gentool.tasks.train import Trained, build_module, train
+from gentool.tasks.train import Trained, train
 from gentool.training.module import Examples, GenModule
 
 RECIPE = "dpdm/digits-small"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from gentool import families, networks
-from gentool.cli.app import run as command_line
 from gentool.data import DataSpec, open_set
 from gentool.diffusion.config import VpProcess
 from gentool.diffusion.derivative import DerivativeHead
@@ -27,12 +25,13 @@ from gentool.networks.head import build_head
 from gentool.recipes.resolve import resolve, resolve_text
 from gentool.recipes.schema import Sample
 from gentool.runs.weights import load_weights, save_weights
-from gentool.tasks.sample import load_run, sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 QUICK = ("trainer.log_every=20", "data.batch_size=64", "optimizer.warmup=5")
 BASE = ("edm/digits-vp-small", "model.network={name: film-mlp, width: 64, blocks: 2, dropout: 0.1}", *QUICK)
 BASE += ("model.precond={name: edm}", "trainer.max_steps=300", "optimizer.lr=3.0e-3")
@@ -54,18 +53,6 @@ def head(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(head: Path, tmp_path: Path) -> Path:
     return shutil.copytree(head, tmp_path / "run")
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs one command line in this process."""
-
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return Ended(code, out, err)
-
-    return ended
 
 
 def untrained(base: str | Path = "edm/digits-vp-small", *overrides: str) -> GenieModule:

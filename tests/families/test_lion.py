@@ -21,7 +21,7 @@ from gentool.families.lion.priors import Mixed
 from gentool.points.distances import chamfer, emd
 from gentool.recipes.resolve import resolve_text
 from gentool.recipes.schema import Sample
-from gentool.tasks.build import build_module
+from gentool.tasks.model.build import build_module
 from gentool.training.sampling import SampleRequest
 from tests.families.lion_runs import recipe, spheres
 

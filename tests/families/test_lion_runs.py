@@ -15,7 +15,7 @@ from gentool.errors import UserError
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
 from gentool.tasks.train import train
 from tests.families.lion_runs import recipe, spheres
 from tests.tasks.runs import Ended

@@ -21,7 +21,7 @@ from gentool.errors import RecipeError, UserError
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve_text
 from gentool.recipes.schema import Sample
-from gentool.tasks.train import build_module
+from gentool.tasks.model.build import build_module
 from gentool.training.module import GenModule
 from gentool.training.sampling import SampleRequest
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from gentool import families
-from gentool.cli.app import run as command_line
 from gentool.data import Batch, DataSpec, open_set
 from gentool.errors import PreemptedError, RecipeError, UserError
 from gentool.families.stylegan2.lazy import path_lengths, rescaled
@@ -27,10 +25,11 @@ from gentool.recipes.schema import Optimizer
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
 from gentool.runs.weights import load_weights
-from gentool.tasks.sample import load_run
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
 TOY = (
     "stylegan2/digits8-small",
@@ -49,16 +48,6 @@ FULL = (
     "model.path_length.weight=2.0",
     "model.augment={p: 0.2, images: 2000}",
 )
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
 
 
 def module_of(*changes: str, spec: DataSpec | None = None) -> Stylegan2Module:
@@ -369,13 +358,19 @@ def test_truncation_and_noise_of_samples(toy: Path) -> None:
     torch.testing.assert_close(drawn(module, truncation=0.5, cutoff=4), near)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
-def test_other_precisions_train_and_sample(precision: str, call: Call, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "kept"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)])
+def test_other_precisions_train_and_sample(
+    precision: str, kept: torch.dtype, call: Call, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     changes = (*TOY, *FULL, "trainer.max_steps=2", f"trainer.precision={precision}")
     done = call("train", *changes, "--run-dir", run, "-q")
     assert done.code == 0, done.err
-    assert call("sample", run, "-q").code == 0
+    weights, _ = load_weights(run / "model.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {kept}
+    assert all(bool(value.isfinite().all()) for value in weights.values())
+    drawn = call("sample", run, "--json", "-q").json
+    assert read_samples(drawn["path"]).array.shape == (12, 8, 8, 1)
 
 
 # --- what is refused ---

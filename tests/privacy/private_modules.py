@@ -8,7 +8,7 @@ from torch import Tensor
 from gentool import families
 from gentool.data import open_set
 from gentool.recipes.resolve import resolve_text
-from gentool.tasks.train import build_module
+from gentool.tasks.model.build import build_module
 from gentool.training.module import GenModule
 
 NETWORKS = {

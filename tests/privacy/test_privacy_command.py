@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -11,9 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -22,20 +19,10 @@ from gentool.cli.app import run
 from gentool.privacy.mechanisms import Phase, SampledGaussian
 from gentool.privacy.plot import _dashes, curves, ticks
 from gentool.privacy.rdp import RDP
+from tests.tasks.runs import Ended
 
 SETTINGS = {"--noise-multiplier": "1.1", "--sample-rate": "256/60000", "--steps": "14063", "--delta": "1e-5"}
 """Golden row S8: epsilon 2.5967."""
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture

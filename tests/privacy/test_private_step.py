@@ -40,7 +40,8 @@ def step_of(
 ) -> tuple[PrivateStep, dict[str, Tensor]]:
     module, examples = drawn_module("mlp", draws=2)
     engine = ENGINES["layers"](module, module.losses)
-    return PrivateStep(engine, 4, plan_of(noise), Secrets(seed), **rest), examples  # type: ignore[arg-type]
+    made = PrivateStep(plan_of(noise), Secrets(seed), engine=engine, physical_batch=4, **rest)  # type: ignore[arg-type]
+    return made, examples
 
 
 @pytest.mark.parametrize("secure", [False, True])

@@ -10,8 +10,9 @@ from recipe_toy import Digits, Folder, ToyRecipe
 
 from gentool import families
 from gentool.families.base import Family
+from gentool.recipes.json_schema import json_schema
 from gentool.recipes.reference import REQUIRED, reference
-from gentool.recipes.schema import Recipe, Strict, json_schema
+from gentool.recipes.schema import Recipe, Strict
 
 
 class OtherRecipe(Recipe):

@@ -29,8 +29,8 @@ def child(run: str, notes: str, overrides: tuple[str, ...]) -> None:
     """Trains or goes on. A step is noted between its entry in the ledger and its first computation, so that what
     was taken is never more than what is noted."""
     from gentool.errors import GentoolError
-    from gentool.tasks.private import PrivateTraining
     from gentool.tasks.train import train
+    from gentool.tasks.training.private import PrivateTraining
 
     plain = PrivateTraining.cover
     handle = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

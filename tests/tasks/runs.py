@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ class Ended:
         assert "Traceback" not in self.err
         for word in words:
             assert word in self.err + self.out
+
+
+Call = Callable[..., Ended]
+"""The fixture `call`: runs one command line in this process."""
 
 
 def environment() -> dict[str, str]:

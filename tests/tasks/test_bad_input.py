@@ -24,9 +24,8 @@ from PIL import Image
 from gentool.errors import GentoolError
 from gentool.runs import checkpoints
 from gentool.tasks.train import train
-from tests.tasks.runs import TINY, Ended
+from tests.tasks.runs import TINY, Call, Ended
 
-Call = Callable[..., Ended]
 QUICK = (*TINY, "trainer.max_steps=6", "trainer.checkpoint_every=2", "trainer.log_every=2")
 
 
@@ -337,7 +336,7 @@ def test_read_only_outputs_are_refused_before_any_work(
     small_disk: Callable[[str], Path], run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = small_disk("ro")
-    monkeypatch.setattr("gentool.tasks.sample.draw_span", None)
+    monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)
     monkeypatch.setattr("gentool.tasks.train.fit", None)
     call("train", *QUICK, "--run-dir", disk / "run").refused(2, "read-only")
     call("sample", run, "-o", disk / "s.npz").refused(2, "read-only")
@@ -413,7 +412,7 @@ def test_out_of_memory_names_the_knobs(tmp_path: Path, call: Call, monkeypatch: 
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("gentool.tasks.train.Trainer.fit", exhausted)
+    monkeypatch.setattr("gentool.tasks.training.loop.Trainer.fit", exhausted)
     gpu = call("train", *QUICK, "--run-dir", tmp_path / "b")
     gpu.refused(1, "out of GPU memory", "data.batch_size", "trainer.accumulate", "bf16-mixed")
 
@@ -425,26 +424,18 @@ def test_hardware_that_is_not_there(tmp_path: Path, call: Call) -> None:
     )
 
 
-def test_a_strategy_whose_runs_could_not_be_resumed(tmp_path: Path, call: Call) -> None:
-    """Lightning's FSDP ignores the optimiser state that a checkpoint brings: the next life would start Adam anew."""
-    from lightning.pytorch.strategies import FSDPStrategy
-
-    FSDPStrategy().load_optimizer_state_dict({"optimizer_states": "anything"})  # accepted and dropped
-    call("train", *QUICK, "trainer.strategy=fsdp", "--run-dir", tmp_path / "run").refused(
-        2, "trainer.strategy", "resumed", "use ddp"
-    )
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_home_that_cannot_be_written_and_a_bare_locale(
     run: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    how = ("evaluate", run, "--features", "pixels", "--metric", "fid", "-n", 20, "--json")
+    at_home = call(*how).json["metrics"]
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/proc/nowhere")
     monkeypatch.setenv("LANG", "C")
-    how = ("--features", "pixels", "--metric", "fid", "-n", 20)
-    assert call("evaluate", run, *how).code == 0
-    assert call("train", *QUICK, "--run-dir", tmp_path / "größe").code == 0
+    assert call(*how).json["metrics"] == at_home
+    done = call("train", *QUICK, "--run-dir", tmp_path / "größe", "-q")
+    assert Path(done.out.strip()) == tmp_path / "größe"
+    assert (tmp_path / "größe" / "model.safetensors").is_file()
 
 
 def test_no_command_line_is_answered_with_a_traceback(call: Call) -> None:

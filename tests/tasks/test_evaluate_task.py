@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,11 @@ from gentool.data import make_config, open_set
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import write_samples
 from gentool.tasks.evaluate import evaluate, unlabelled
-from gentool.tasks.likelihood import bits_per_dim
-from gentool.tasks.resume import stored_recipe
-from gentool.tasks.sample import load_run, sample
-from tests.tasks.runs import Ended
+from gentool.tasks.evaluation.likelihood import bits_per_dim
+from gentool.tasks.model.load import load_run, stored_recipe
+from gentool.tasks.sample import sample
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 CHEAP = ("--features", "pixels", "--metric", "fid", "--metric", "precision-recall")
 
 
@@ -144,7 +142,7 @@ def test_evaluation_is_repeatable(run: Path) -> None:
 def test_refusals_come_before_any_sample_is_drawn(
     switches: list[str], words: list[str], run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gentool.tasks.sample.draw_span", None)
+    monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)
     call("evaluate", run, *switches).refused(2, *words)
     assert not (run / "samples").exists()
 

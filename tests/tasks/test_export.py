@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from gentool.privacy.ledger import Ledger
 from gentool.privacy.plan import plan
 from gentool.recipes.schema import Privacy
 from gentool.runs.samples import read_samples
-from gentool.tasks.card import model_card
 from gentool.tasks.export import export
-from gentool.tasks.resume import stored_recipe
-from tests.tasks.runs import Ended
+from gentool.tasks.model.card import model_card
+from gentool.tasks.model.load import stored_recipe
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 FILES = ["README.md", "model.safetensors", "provenance.json", "recipe.yaml"]
 
 

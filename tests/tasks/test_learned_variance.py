@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ from gentool import families
 from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.variational import HybridLoss
 from gentool.recipes.resolve import resolve
-from gentool.tasks.sample import load_run
-from tests.tasks.runs import Ended
+from gentool.tasks.model.load import load_run
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 SHORT = ("model.network.width=16", "data.batch_size=64", "trainer.max_steps=3")
 
 

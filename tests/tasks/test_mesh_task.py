@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from gentool.cli.app import run as command_line
 from gentool.data import make_config, open_set
 from gentool.data.made_shapes import MadeShapes
 from gentool.errors import UserError
@@ -22,18 +20,7 @@ from gentool.points.surface import zero_surface
 from gentool.runs.samples import write_samples
 from gentool.tasks.train import train
 from tests.families.lion_runs import recipe, spheres
-from tests.tasks.runs import Ended
-
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
+from tests.tasks.runs import Call
 
 
 @pytest.fixture

@@ -11,14 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from gentool.data import make_config, open_set, to_model
+from gentool import families
+from gentool.data import make_config, open_set, to_model, to_uint8
+from gentool.errors import UserError
 from gentool.runs.samples import read_samples, write_samples
-from gentool.tasks.purify import Settings, build_purifier
-from gentool.tasks.sample import load_run
+from gentool.tasks.model.load import load_run
+from gentool.tasks.pictures.read import resized
+from gentool.tasks.purification.purifier import Settings, build_purifier
 from gentool.tasks.train import train
-from tests.tasks.runs import TINY, Ended
+from tests.conformance.test_families import CASES, make
+from tests.tasks.runs import TINY, Call
 
-Call = Callable[..., Ended]
 FAST = ("--steps", "3", "-q")
 
 
@@ -163,10 +166,15 @@ def test_sixteen_bits_floats_and_alpha_are_read(
 
 
 def test_resized_there_and_back(vp: Path, tmp_path: Path, digits: np.ndarray, call: Call) -> None:
+    """A picture whose every pixel stands twice is the small one to the model, and is enlarged again afterwards."""
     array = digits.repeat(2, axis=1).repeat(2, axis=2)
     done = call("purify", vp, _npz(tmp_path, array), "--resize", "-o", tmp_path / "o.npz", *FAST)
     assert done.code == 0, done.err
-    assert read_samples(tmp_path / "o.npz").array.shape == (6, 16, 16, 1)
+    purifier = build_purifier(load_run(vp)[2], Settings(steps=3))
+    with torch.no_grad():
+        small = purifier(to_model(torch.from_numpy(digits).permute(0, 3, 1, 2)), range(6), 0)
+    found = torch.from_numpy(read_samples(tmp_path / "o.npz").array).permute(0, 3, 1, 2)
+    torch.testing.assert_close(found.int(), to_uint8(resized(small, (16, 16))).int(), rtol=0, atol=1)
 
 
 def _npz(folder: Path, array: np.ndarray) -> Path:
@@ -232,7 +240,7 @@ def test_arrays_that_do_not_fit_are_refused(
 
 def test_gray_for_a_colour_model_needs_a_word() -> None:
     from gentool.errors import UserError
-    from gentool.tasks.picture_input import fit_shape
+    from gentool.tasks.pictures.read import fit_shape
 
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(UserError, match="--repeat-channels"):
@@ -261,6 +269,38 @@ def test_runs_that_cannot_purify(vp: Path, classifier: Path, whole_run: Path, ca
         2, "variance-preserving", "edm", "sde"
     )
     call("purify", vp, "digits", "--classifier", vp, *FAST).refused(2, "no classifier")
+
+
+REASONS = {
+    "cld": "adds it to their velocities",
+    "pfgmpp": "Gaussian noise, which the family pfgmpp does not remove",
+    "genie": "give the run it stands on",
+    "lace": "latents alone",
+    "editgan": "latents alone",
+    "stylegan2": "latents alone",
+    "ddgan": "latents alone",
+    "dp-sinkhorn dcgan": "latents alone",
+    "lion": "is of points data",
+    "sap": "is of points data",
+    "classifier": "it can be --classifier",
+    "a-vit": "it can be --classifier",
+    "edm points": "makes vector data",
+}
+
+
+@pytest.mark.parametrize(("case", "reason"), REASONS.items())
+def test_families_of_no_single_denoiser_are_refused_in_a_line(case: str, reason: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_purifier(make(case), Settings())
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_family_is_refused_or_purifies() -> None:
+    """The cases above, and edm and dpdm: a new family has to say which it is."""
+    for case in ("edm vp", "dpdm edm"):
+        assert build_purifier(make(case), Settings()).nfe > 0
+    assert {CASES[case][0] for case in REASONS} | {"dpdm"} == set(families.FAMILIES)
 
 
 def test_a_model_that_always_knew_the_label_needs_one(tmp_path: Path, call: Call) -> None:

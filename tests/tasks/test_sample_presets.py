@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from gentool.runs.atomic import write_text
 from gentool.runs.folder import RunFolder
 from gentool.runs.samples import read_samples
 from gentool.tasks.sample import sample
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 PRESETS = {
     "fid": {"steps": 3, "options": {"s_churn": 10.0, "s_noise": 1.01}},
     "acc": {"solver": "ddim", "steps": 4, "denoise": True},

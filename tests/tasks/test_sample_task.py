@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from PIL import Image
 from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import UserError
 from gentool.runs.samples import read_samples
-from gentool.tasks.sample import load_run, sample
-from tests.tasks.runs import Ended
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 STOCHASTIC = {"solver": "edm", "options": {"s_churn": 20.0}, "steps": 5}
 
 
@@ -131,7 +130,7 @@ def test_wrong_switches_are_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gentool.tasks.sample.draw_span", None)  # drawing would be a defect and exit 1
+    monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)  # drawing would be a defect and exit 1
     call("sample", whole_run, *switches).refused(2, *words)
     assert list(tmp_path.iterdir()) == []
 

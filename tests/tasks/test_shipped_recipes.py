@@ -19,10 +19,12 @@ from gentool import families, networks
 from gentool.data import DataSpec, make_config, open_set
 from gentool.recipes import shipped
 from gentool.recipes.resolve import Resolved, resolve, resolve_text
-from gentool.tasks.dryrun import dry_run
 from gentool.tasks.evaluate import evaluate
-from gentool.tasks.sample import load_run, sample
-from gentool.tasks.train import build_module, train
+from gentool.tasks.model.build import build_module
+from gentool.tasks.model.load import load_run
+from gentool.tasks.sample import sample
+from gentool.tasks.train import train
+from gentool.tasks.training.dryrun import dry_run
 from gentool.training.probe import random_batch
 from tests.families.lion_runs import UNET as SMALL_CLOUDS
 
@@ -85,6 +87,7 @@ PARAMETERS = {
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
     "lace/digits-small": 30_143,
+    "lace/mnist32-small": 22_574,
     "editgan/digits8-small": 732_542,
     "editgan/mnist32-small": 2_433_342,
     "classifier/digits-small": 77_898,
@@ -98,6 +101,14 @@ PARAMETERS = {
     # the paper's are DeiT-T and DeiT-S: 5.7 and 22 million
     "a-vit/digits-dense-small": 171_322,
     "a-vit/digits-small": 171_322,
+    # a distillation token, its place and its head more
+    "a-vit/digits-distilled-dense-small": 171_322 + 2 * 48 + 490,
+    "a-vit/digits-distilled-small": 171_322 + 2 * 48 + 490,
+    "a-vit/imagenet-t-distilled-dense-paper": 5_717_416 + 2 * 192 + 193_000,
+    "a-vit/imagenet-t-distilled-paper": 5_717_416 + 2 * 192 + 193_000,
+    # 4 4 3 96 + 96 in the embedding, 66 96 of tokens, 6 (12 96^2 + 13 96) in the blocks, 2 96 and 970 at the end
+    "a-vit/cifar10-dense-small": 683_242,
+    "a-vit/cifar10-small": 683_242,
     "a-vit/mnist-dense-small": 173_482,
     "a-vit/mnist-small": 173_482,
     "a-vit/imagenet-t-dense-paper": 5_717_416,
@@ -117,10 +128,10 @@ PARAMETERS = {
     "lion/chair-paper": 22_402_731 + 11_420_740 + 77_173_376,
     "lion/car-paper": 22_402_731 + 11_420_740 + 77_173_376,
     "lion/all-paper": 22_402_731 + 11_420_740 + 77_173_376,
-    "lion/shapes-small": 1_905_327,
-    "lion/shapes-voxel-small": 1_905_327,
-    "lion/mnist-clouds-small": 1_617_775,
-    "sap/shapes-small": 543_260,
+    "lion/shapes-small": 1_678_863,
+    "lion/shapes-voxel-small": 1_678_863,
+    "lion/mnist-clouds-small": 1_398_983,
+    "sap/shapes-small": 266_696,
     "dp-sinkhorn/celeba-paper": 3_886_595,
     "dp-sinkhorn/digits-small": 27_712,
     "dp-sinkhorn/fashion-mnist-paper": 957_969,
@@ -213,6 +224,9 @@ def small(name: str, folder: Path) -> list[str]:
         path = folder / "base.yaml"
         path.write_text(resolved(base, [*tiny(base, folder), *thin(base)]).text)
         changes.append(f"base={json.dumps(str(path))}")
+    if getattr(resolved(name).recipe.model, "distillation", None) is not None:
+        made = ("classifier/digits-small", [*changes[:1], "model.network.channels=8", "trainer.max_steps=1"])
+        changes.append(f"model.distillation.teacher={train(*made, run_dir=folder / 'teacher').run}")
     if (
         resolved(name).recipe.family == "lace"
     ):  # labels by measures alone: there is no labeller to train on noise
@@ -317,7 +331,9 @@ def test_one_step_on_tiny_data_and_what_comes_of_it(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("name", shipped.names())
 def test_dry_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gentool.tasks.dryrun.BUDGET", 1e6)  # the whole batch, however busy the machine is
+    monkeypatch.setattr(
+        "gentool.tasks.training.dryrun.BUDGET", 1e6
+    )  # the whole batch, however busy the machine is
     changes = small(name, tmp_path)
     before = sorted(tmp_path.rglob("*"))
     found = dry_run(name, changes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from gentool.data import StepBatches, open_set
 from gentool.errors import UserError
 from gentool.recipes.resolve import leaves, resolve
 from gentool.runs.weights import load_weights
-from gentool.tasks.status import Status
-from gentool.tasks.train import Trained, build_module, train
-from tests.tasks.runs import TINY, Ended, gentool
+from gentool.tasks.model.build import build_module
+from gentool.tasks.train import Trained, train
+from gentool.tasks.training.status import Status
+from tests.tasks.runs import TINY, Call, gentool
 
-Call = Callable[..., Ended]
 SHORT = (
     *TINY,
     "trainer.max_steps=4",

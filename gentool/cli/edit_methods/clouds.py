@@ -9,7 +9,7 @@ from gentool.errors import UserError
 
 def _clouds(given: Given) -> None:
     from gentool.cli.progress import progress
-    from gentool.tasks.cloud_edit import edit_clouds
+    from gentool.tasks.edit.clouds import edit_clouds
 
     quiet = given["quiet"]
     if given["classifier"] is not None:

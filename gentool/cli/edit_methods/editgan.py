@@ -9,7 +9,7 @@ from gentool.errors import UserError
 
 def _editgan(given: Given) -> None:
     from gentool.cli.progress import progress
-    from gentool.tasks.editgan import Wish, edit
+    from gentool.tasks.edit.editgan import Wish, edit
 
     quiet = given["quiet"]
     names = {"iterations": "steps", "invert_noise": "noise"}

@@ -8,10 +8,18 @@ from gentool.cli.output import emit, note
 
 def _invert(given: Given) -> None:
     from gentool.cli.progress import progress
-    from gentool.tasks.invert import Settings, invert
+    from gentool.tasks.edit.invert import Settings, invert
+    from gentool.tasks.pictures.change import Intake
 
     quiet = given["quiet"]
     scale, from_scale = (1.0 if given[key] is None else given[key] for key in ("scale", "from_scale"))
+    intake = Intake(
+        "train" if given["train"] else "test",
+        given["count"],
+        given["classifier"],
+        bool(given["resize"]),
+        bool(given["repeat_channels"]),
+    )
     with progress("editing", "picture", quiet) as report:
         done = invert(
             given["run"],
@@ -21,11 +29,7 @@ def _invert(given: Given) -> None:
             changes=given["change"] or (),
             out=given["out"],
             seed=given["seed"] or 0,
-            count=given["count"],
-            split="train" if given["train"] else "test",
-            classifier=given["classifier"],
-            resize=bool(given["resize"]),
-            repeat_channels=bool(given["repeat_channels"]),
+            intake=intake,
             batch_size=given["batch_size"],
             report=report,
             say=lambda line: note(line, quiet),

@@ -12,7 +12,7 @@ def _lace(given: Given) -> None:
     from gentool.cli.progress import progress
     from gentool.families.lace.control import Anchors
     from gentool.families.lace.samplers import Settings
-    from gentool.tasks.lace import How, edit
+    from gentool.tasks.edit.lace import How, edit
 
     quiet, settings = given["quiet"], Settings()
     if given["temperature"] is not None:
@@ -30,6 +30,7 @@ def _lace(given: Given) -> None:
             seed=given["seed"],
             how=how,
             classifier=given["classifier"],
+            condition=given["condition"],
             allow_same_judge=bool(given["allow_same_judge"]),
             out=given["out"],
             batch_size=given["batch_size"],
@@ -54,7 +55,16 @@ LACE = Method(
     "samples of a generator led to a formula over attributes",
     _lace,
     frozenset(
-        {"formula", "sampler", "temperature", "tolerance", "anchor", "anchor_logits", "allow_same_judge"}
+        {
+            "formula",
+            "sampler",
+            "temperature",
+            "tolerance",
+            "anchor",
+            "anchor_logits",
+            "allow_same_judge",
+            "condition",
+        }
     ),
     required=("formula",),
 )

@@ -9,7 +9,7 @@ from gentool.errors import UserError
 
 def _steer(given: Given) -> None:
     from gentool.cli.progress import progress
-    from gentool.tasks.steer import Steering, steer
+    from gentool.tasks.edit.steer import Steering, steer
 
     quiet = given["quiet"]
     how = Steering(

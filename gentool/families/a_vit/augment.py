@@ -6,6 +6,7 @@ Functions of pictures (B, C, H, W) in [-1, 1] and of uniform draws; RandAugment 
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentool.families.a_vit.config import Augment, Crop
+from gentool.families.a_vit.randaugment import gray
 
+ORDERS = tuple(permutations(range(3)))
+"""Of brightness, contrast and saturation."""
 ERASED = (0.02, 1 / 3)
 """Least and greatest share of a picture that is erased."""
 ERASED_RATIO = 10 / 3
@@ -51,6 +55,25 @@ def middle(x: Tensor, size: int) -> Tensor:
     """The central (size, size) of pictures at least so large."""
     top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
     return x[:, :, top : top + size, left : left + size]
+
+
+def jittered(x: Tensor, u: Tensor, strength: float) -> Tensor:
+    """Brightness, contrast and saturation of each picture multiplied by 1 - strength to 1 + strength; u (B, 4).
+
+    The last of u is the order of the three, one of six. Gray pictures have no saturation.
+    """
+    factor = 1 + strength * (2 * u[:, :3] - 1)
+    turn = (u[:, 3] * len(ORDERS)).long()
+    out = torch.empty_like(x)
+    for number, order in enumerate(ORDERS):
+        rows = (turn == number).nonzero().squeeze(1)
+        part = x[rows] / 2 + 0.5
+        for kind in order:
+            by = factor[rows, kind].view(-1, 1, 1, 1)
+            towards = (0.0, gray(part).mean((2, 3), keepdim=True), gray(part))[kind]
+            part = (towards + by * (part - towards)).clamp(0, 1)
+        out[rows] = 2 * part - 1
+    return out
 
 
 def erased(x: Tensor, u: Tensor, noise: Tensor, chance: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,11 +54,27 @@ class RandAugment(Strict):
     """Standard deviation of the strength."""
 
 
+class Distillation(Strict):
+    """A trained classifier is imitated beside the labels (Touvron et al. 2021, section 4)."""
+
+    teacher: Annotated[str, Field(min_length=1)]
+    """Run folder of a classifier of the same pictures and classes: of the family classifier or a-vit."""
+    kind: Literal["hard", "soft"] = "hard"
+    """hard: its likeliest class is a second label; soft: its probabilities are the aim."""
+    weight: Fraction = 0.5
+    """Share of the imitation in the loss; DeiT has 0.5, and for soft 0.1."""
+    temperature: PositiveFloat = 3.0
+    """Of soft: both sides' logits are divided by it."""
+
+
 class Augment(Strict):
     flip: bool = False
     """Mirror half of the training pictures left to right."""
     shift: Annotated[int, Field(ge=0)] = 0
     """Move each training picture by up to this many pixels, its border repeated."""
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Brightness, contrast and saturation are multiplied by up to 1 +- this, in random order; DeiT has 0.4 where it
+    has no RandAugment."""
     rand: RandAugment | None = None
     """RandAugment (Cubuk et al. 2020)."""
     mixup: Weight = 0.0
@@ -80,6 +96,8 @@ class AVitModel(Strict):
     start: Annotated[str, Field(min_length=1)] | None = None
     """Weights to start from: a run folder of this family, or a .safetensors file of a plain transformer with timm's
     names; null: random ones."""
+    distillation: Distillation | None = None
+    """Imitate a teacher; by the distillation token where `network.distilled` gives one, else by the class token."""
     crop: Crop | None = None
     """Random crops of larger pictures; null: pictures as they are."""
     augment: Augment = Augment()
@@ -93,6 +111,14 @@ class AVitModel(Strict):
         target = None if self.halting is None else self.halting.target_depth
         if target is not None and not 1 <= target <= depth:
             raise Misfit("halting.target_depth", f"{target:g} is no block of the {depth} of network.depth")
+        return self
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if self.network.distilled and self.distillation is None:
+            raise Misfit(
+                "network.distilled", "a distillation token learns from a teacher: add model.distillation"
+            )
         return self
 
 

@@ -77,40 +77,34 @@ def distribution_loss(scores: Tensor, target: Tensor) -> Tensor:
     return F.kl_div(shares.clamp(min=FLOOR).log(), target.to(shares), reduction="sum")
 
 
+@dataclass(frozen=True)
 class Account:
-    """Where each token stands after some blocks; tensors of one shape (...).
+    """What the running sums of tokens' scores come to; tensors of their shape (...).
 
     Attributes:
-        live: whether it goes on.
-        total: its scores so far. rest: 1 minus its scores before it halted.
-        ponder: the blocks it went through, and once it has halted its remainder too (rho, section 3.2).
+        weights: (blocks, ...) of each block in a token's mean: its score, where it halts the remainder, then 0. They
+            sum to 1.
+        depth: blocks gone through, N. ponder: N and the remainder (rho, section 3.2).
     """
 
-    def __init__(self, like: Tensor, epsilon: Tensor) -> None:
-        self.epsilon = epsilon
-        self.live = torch.ones_like(like, dtype=torch.bool)
-        self.total = torch.zeros_like(like)
-        self.rest = torch.ones_like(like)
-        self.ponder = torch.zeros_like(like)
+    weights: Tensor
+    depth: Tensor
+    ponder: Tensor
 
-    def add(self, score: Tensor) -> Tensor:
-        """Takes in the scores after one more block; returns the block's weights (...) in the tokens' means.
 
-        Over all blocks they sum to 1, if the last score is 1.
-        """
-        self.total = self.total + score
-        stop = self.live & (self.total >= 1 - self.epsilon)
-        goes_on = self.live & ~stop
-        weight = torch.where(stop, self.rest, torch.where(goes_on, score, 0.0))
-        self.ponder = self.ponder + self.live + torch.where(stop, self.rest, 0.0)
-        self.rest = self.rest - torch.where(goes_on, score, 0.0)
-        self.live = goes_on
-        return weight
+def halted(total: Tensor, gate: Gate) -> Tensor:
+    """Whether tokens whose scores sum to `total` have halted."""
+    return total >= 1 - gate.epsilon
 
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with these tokens alone, in this order."""
-        for name in ("live", "total", "rest", "ponder"):
-            setattr(self, name, getattr(self, name)[rows])
+
+def accounted(totals: Tensor, gate: Gate) -> Account:
+    """The account of sums (blocks, ...) of scores up to each block, of which the last is at least 1."""
+    done = halted(totals, gate)
+    sums = torch.where(done, 1.0, totals)
+    weights = sums.diff(dim=0, prepend=torch.zeros_like(sums[:1]))
+    depth = 1 + (~done[:-1]).sum(0)
+    halts = done.diff(dim=0, prepend=torch.zeros_like(done[:1]))
+    return Account(weights, depth, depth + torch.where(halts, weights, 0.0).sum(0))
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,8 @@ class Trace:
     """What the masked network did.
 
     Attributes:
-        mean: (B, d) mean state of the class token, before the last norm.
+        mean: (B, readers, d) mean state of the class token, before the last norm; and by the same weights that of the
+            distillation token, which does not halt by itself: a picture is finished with its class token.
         depth: (B, N) blocks each token went through, 1 to `depth`.
         ponder: (B, N) rho. scores: (depth,) mean scores of the patches that reached each block.
     """
@@ -129,29 +124,23 @@ class Trace:
     scores: Tensor
 
 
-def scored(gate: Gate, z: Tensor, registers: Tensor, last: bool) -> Tensor:
-    """Scores as they are summed: in the last block 1, of registers 0 before it."""
-    if last:
-        return torch.ones_like(gate(z))
-    return torch.where(registers, 0.0, gate(z))
-
-
 def masked(network: ViT, gate: Gate, x: Tensor) -> Trace:
     """Every token through every block, halted ones without effect: differentiable, and of one shape throughout."""
     z = network.embed(x)
     place = torch.arange(z.shape[1], device=z.device)
     registers = (place > 0) & (place < network.specials)
-    account = Account(gate(z.detach()), gate.epsilon)
-    mean = torch.zeros_like(z[:, 0])
-    depth = torch.zeros_like(account.live, dtype=torch.int64)
-    scores = []
+    total = torch.zeros_like(gate(z.detach()))
+    live = torch.ones_like(total, dtype=torch.bool)
+    totals, scores, states = [], [], []
     for number, block in enumerate(network.blocks, 1):
-        live = account.live
-        depth = depth + live
         z = block(z, torch.where(live, 0.0, OUT)[:, None, None])
         z = torch.where(live[..., None], z, 0.0)
-        patches, raw = live[:, network.specials :], gate(z[:, network.specials :])
-        scores.append((raw * patches).sum() / patches.sum().clamp(min=1))
-        weight = account.add(scored(gate, z, registers, number == len(network.blocks)))
-        mean = mean + weight[:, :1].to(z.dtype) * z[:, 0]
-    return Trace(mean, depth, account.ponder, torch.stack(scores))
+        score, patches = gate(z), live[:, network.specials :]
+        scores.append((score[:, network.specials :] * patches).sum() / patches.sum().clamp(min=1))
+        total = total + (1.0 if number == len(network.blocks) else torch.where(registers, 0.0, score))
+        totals.append(total)
+        states.append(z[:, : network.readers])
+        live = ~halted(total, gate)
+    account = accounted(torch.stack(totals), gate)
+    mean = (account.weights[:, :, :1, None].to(z.dtype) * torch.stack(states)).sum(0)
+    return Trace(mean, account.depth, account.ponder, torch.stack(scores))

@@ -16,7 +16,7 @@ class AdaptiveViT(nn.Module):
 
     Attributes:
         gate: when tokens halt; None in a plain transformer.
-        halts: (N,) which tokens may: the class token and the patches, not the registers.
+        halts: (N,) which tokens may: the class token and the patches, not registers and distillation token.
     """
 
     halts: Tensor
@@ -31,7 +31,16 @@ class AdaptiveViT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """By the masked network: of one shape throughout, for gradients and for export."""
-        return self.network(x) if self.gate is None else self.logits(self.trace(x).mean)
+        return self.logits(self.states(x))
+
+    def states(self, x: Tensor) -> Tensor:
+        """The readers' mean states (B, readers, d), before the last norm; differentiable."""
+        if self.gate is not None:
+            return self.trace(x).mean
+        z = self.network.embed(x)
+        for block in self.network.blocks:
+            z = block(z)
+        return z[:, : self.network.readers]
 
     def trace(self, x: Tensor) -> Trace:
         """The masked network; only of a gated one."""
@@ -43,19 +52,12 @@ class AdaptiveViT(nn.Module):
         return dropping(self.network, self.gate if halting else None, x)
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (B, d) before the logits: by dropping, where no gradient is wanted."""
-        if torch.is_grad_enabled():
-            if self.gate is None:
-                return self.network.features(x)
-            mean = self.trace(x).mean
-        else:
-            mean = self.dropped(x).mean
-        features: Tensor = self.network.norm(mean)
-        return features
+        """Features (B, readers d) before the logits: by dropping, where no gradient is wanted."""
+        return self.network.read(self.states(x) if torch.is_grad_enabled() else self.dropped(x).mean)
 
     def logits(self, mean: Tensor) -> Tensor:
-        """(B, classes) of mean class tokens (B, d): the last norm comes after the mean."""
-        return self.network.output(self.network.norm(mean))
+        """(B, classes) of mean readers (B, readers, d): the last norm comes after the mean."""
+        return self.network.output(self.network.read(mean))
 
     @torch.no_grad()
     def place_gate(self, x: Tensor) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +15,19 @@ from gentool.data import Batch, DataSet, DataSpec, to_model
 from gentool.errors import UserError
 from gentool.families.a_vit import augment, study
 from gentool.families.a_vit.config import AVitRecipe
+from gentool.families.a_vit.distil import KEY, check_teacher, distilled_loss, imitation
 from gentool.families.a_vit.halting import distribution_loss
 from gentool.families.a_vit.model import AdaptiveViT
 from gentool.families.a_vit.randaugment import rand_augmented
 from gentool.families.a_vit.start import load_start
 from gentool.metrics.classifier import Judge
-from gentool.recipes.schema import Sample
+from gentool.networks.vit import Heads
 from gentool.training.augment import shifted
+from gentool.training.classifying import ClassifyingModule
 from gentool.training.findings import Findings
 from gentool.training.fitting import model_batches
-from gentool.training.module import Examples, GenModule, build_optimizer
-from gentool.training.sampling import Guide, SampleRequest
+from gentool.training.module import Examples
+from gentool.training.optimizers import build_optimizer
 
 LEAST = 8
 """Pictures of a batch, below which its mean scores say too little to be compared with their target."""
@@ -32,34 +35,35 @@ CHECKED = 200
 """The step after which it is said that nothing halts, or everything."""
 
 
-class AVitModule(GenModule):
+class AVitModule(ClassifyingModule):
     """Cross-entropy of the class token's mean state, and of a gated model the ponder and the distribution loss."""
 
-    draws_samples = False
+    no_samples = "an a-vit draws no samples: it classifies; judge it by gentool evaluate RUN"
     recipe: AVitRecipe
     model: AdaptiveViT
 
     def __init__(self, recipe: AVitRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
-        if spec.kind != "image":
-            raise UserError(f"the a-vit family reads images; {recipe.data.name} is {spec.kind} data")
-        if spec.classes == 0:
-            raise UserError(f"the data set {recipe.data.name} has no labels to learn")
         channels, *sides = spec.shape
         crop = recipe.model.crop
         if crop is not None and crop.size > min(sides):
             raise UserError(
                 f"{crop.size} is larger than the pictures, {sides[0]}x{sides[1]}", "model.crop.size"
             )
-        self.classes = spec.classes
         side = tuple(sides) if crop is None else (crop.size, crop.size)
         self.model = AdaptiveViT(recipe.model, (channels, *side), spec.classes)
+        self._teacher: Judge | None = None
         self.skipped = 0
         self._watched: dict[str, Tensor] = {}
 
     # Before training
 
     def fit_to_data(self, dataset: DataSet) -> None:
+        distillation = self.recipe.model.distillation
+        if distillation is not None and not Path(distillation.teacher).is_dir():
+            raise UserError(
+                f"{distillation.teacher} is no run folder: train the teacher first, and give the folder", KEY
+            )
         start, halting = self.recipe.model.start, self.recipe.model.halting
         center = None
         if start is not None:
@@ -85,6 +89,21 @@ class AVitModule(GenModule):
         crop = self.recipe.model.crop
         return x if crop is None else augment.middle(x, crop.size)
 
+    def teacher(self) -> Judge:
+        """The teacher, on the module's device and frozen; opened at its first use, past `nn.Module`'s registry.
+
+        Raises:
+            UserError: it is no classifier of these pictures.
+        """
+        distillation = self.recipe.model.distillation
+        if self._teacher is None:
+            assert distillation is not None
+            assert self.open_run is not None
+            opened = self.open_run(distillation.teacher).to(self.device).eval().requires_grad_(False)
+            check_teacher(opened, distillation.teacher, self.spec)
+            self._teacher = opened.judge()
+        return self._teacher
+
     # Training
 
     def examples(self, batch: Batch) -> Examples:
@@ -102,6 +121,8 @@ class AVitModule(GenModule):
         if config.shift:
             by = self._uniform(count, 2) * (2 * config.shift + 1)
             x = shifted(x, by.long() - config.shift)
+        if config.jitter:
+            x = augment.jittered(x, self._uniform(count, 4), config.jitter)
         if (rand := config.rand) is not None:
             strength = (rand.magnitude + rand.std * self._normal(count, rand.count)) / 10
             x = rand_augmented(x, self._uniform(count, rand.count, 3), strength)
@@ -126,12 +147,12 @@ class AVitModule(GenModule):
 
     def batch_loss(self, examples: Examples) -> Tensor:
         """Task, ponder and distribution loss of a batch (section 3.3), 0-d; the last is left out of few pictures."""
-        x, target = examples["x"], examples["target"]
+        x = examples["x"]
         halting, gate = self.recipe.model.halting, self.model.gate
         if halting is None or gate is None:
-            return F.cross_entropy(self.model(x), target)
+            return self.task_loss(self.model.states(x), examples)
         trace = self.model.trace(x)
-        loss = F.cross_entropy(self.model.logits(trace.mean), target)
+        loss = self.task_loss(trace.mean, examples)
         halts = self.model.halts
         ponder = trace.ponder[:, halts].mean()
         loss = loss + halting.ponder_weight * ponder
@@ -148,6 +169,24 @@ class AVitModule(GenModule):
             self.skipped += 1
             self._watched["prior_skipped"] = torch.tensor(float(self.skipped))
         return loss
+
+    def task_loss(self, states: Tensor, examples: Examples) -> Tensor:
+        """Cross-entropy of the readers' states (B, readers, d), with a teacher's part where there is one.
+
+        The class token learns the labels, the distillation token what the teacher says; without one the class token
+        learns both.
+        """
+        distillation, network = self.recipe.model.distillation, self.model.network
+        features = network.read(states)
+        said = (
+            network.output.each(features) if isinstance(network.output, Heads) else [network.output(features)]
+        )
+        task = F.cross_entropy(said[0], examples["target"])
+        if distillation is None:
+            return task
+        with torch.no_grad():
+            known = self.teacher().logits(examples["x"])
+        return distilled_loss(task, imitation(said[-1], known, distillation), distillation)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
@@ -199,19 +238,3 @@ class AVitModule(GenModule):
 
     def judge(self) -> Judge:
         return Judge(lambda x: self.model.features(self.pictures(x)), self.model.network.output, self.device)
-
-    def guide(self) -> Guide:
-        raise UserError(
-            "--classifier: it was trained on clean pictures, and guidance asks it about noisy ones; train a classifier "
-            "with model.noise (recipe classifier/digits-noisy-small)"
-        )
-
-    def draw(self, request: SampleRequest) -> NoReturn:
-        refuse_samples()
-
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
-        refuse_samples()
-
-
-def refuse_samples() -> NoReturn:
-    raise UserError("an a-vit draws no samples: it classifies; judge it by gentool evaluate RUN")

@@ -13,15 +13,18 @@ from gentool.families.a_vit.model import AdaptiveViT
 from gentool.training.findings import Findings
 
 SIZES = (1, 16, 64, 256)
-ROUNDS = 5
+ROUNDS = (5, 25)
+"""At least and at most; between, as many as `LONG` allows."""
 POOL = 64
 """Pictures timed at the smaller batch sizes."""
 LONG = 10.0
-"""Seconds a round, after which no greater batch is tried."""
+"""Seconds of a batch size's rounds; once one alone takes longer, no greater batch is tried."""
 
 
 def throughput(model: AdaptiveViT, x: Tensor, order: Tensor) -> Findings:
-    """Medians of alternating rounds on pictures that lie on the device, after one of each to warm up.
+    """Medians of paired rounds on pictures that lie on the device, after one of each to warm up.
+
+    Every round times both ways, and every other one in the other order: what else the machine does meets both.
 
     Args:
         order: the pictures by depth: at the sizes between, it is also tried how fast batches of like depth are.
@@ -59,18 +62,22 @@ def compared(model: AdaptiveViT, x: Tensor, size: int) -> tuple[dict[str, float]
     ways = (True,) if model.gate is None else (True, False)
     for halting in ways:
         one_pass(model, x, size, halting)
-    rounds = [[one_pass(model, x, size, halting) for halting in ways] for _ in range(ROUNDS)]
-    own = statistics.median(row[0] for row in rounds)
+    rounds: list[dict[bool, float]] = []
+    least, most = ROUNDS
+    while len(rounds) < least or (len(rounds) < most and sum(sum(r.values()) for r in rounds) < LONG):
+        order = ways if len(rounds) % 2 == 0 else ways[::-1]
+        rounds.append({halting: one_pass(model, x, size, halting) for halting in order})
+    own = statistics.median(row[True] for row in rounds)
     figures = {"images-per-second": len(x) / own}
     if model.gate is not None:
-        ratios = [dense / dropped for dropped, dense in rounds]
+        ratios = [row[False] / row[True] for row in rounds]
         figures |= {
-            "dense-images-per-second": len(x) / statistics.median(row[1] for row in rounds),
+            "dense-images-per-second": len(x) / statistics.median(row[False] for row in rounds),
             "ratio": statistics.median(ratios),
             "lowest": min(ratios),
             "highest": max(ratios),
         }
-    return figures, sum(rounds[-1])
+    return figures, sum(rounds[-1].values())
 
 
 def one_pass(model: AdaptiveViT, x: Tensor, size: int, halting: bool) -> float:

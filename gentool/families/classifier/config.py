@@ -72,4 +72,5 @@ FAMILY = Family(
     paper="Dhariwal and Nichol 2021, Diffusion Models Beat GANs on Image Synthesis (2105.05233), section 4",
     recipe=ClassifierRecipe,
     module="gentool.families.classifier.module:ClassifierModule",
+    shards=True,
 )

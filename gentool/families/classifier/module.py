@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +21,11 @@ from gentool.metrics.classifier import Judge
 from gentool.networks.classifier import Classifier
 from gentool.networks.config import ResNet
 from gentool.noise import Noise
-from gentool.recipes.schema import Sample
 from gentool.training.augment import shifted
+from gentool.training.classifying import ClassifyingModule
 from gentool.training.fitting import model_batches
-from gentool.training.module import Examples, GenModule
-from gentool.training.sampling import Guide, SampleRequest
+from gentool.training.module import Examples
+from gentool.training.sampling import Guide
 
 LEVELS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Noise levels sigma at which a noise-conditioned classifier is judged besides clean pictures."""
@@ -73,21 +72,19 @@ class ImageClassifier(nn.Module):
         return self(x, sigma).log_softmax(1).gather(1, label[:, None]).squeeze(1)
 
 
-class ClassifierModule(GenModule):
+class ClassifierModule(ClassifyingModule):
     """Cross-entropy on labelled pictures; with `model.noise`, at noise levels of the whole range of a process."""
 
-    draws_samples = False
+    no_samples = (
+        "a classifier draws no samples: use it with --guidance classifier=2 --classifier RUN when sampling a "
+        "diffusion run"
+    )
     recipe: ClassifierRecipe
     model: ImageClassifier
 
     def __init__(self, recipe: ClassifierRecipe, spec: DataSpec) -> None:
         super().__init__(recipe, spec)
         config = recipe.model
-        if spec.kind != "image":
-            raise UserError(f"the classifier family reads images; {recipe.data.name} is {spec.kind} data")
-        if spec.classes == 0:
-            raise UserError(f"the data set {recipe.data.name} has no labels to learn")
-        self.classes = spec.classes
         precond = None
         if config.noise is not None:
             self.process = processes.build(config.noise.process)
@@ -197,10 +194,7 @@ class ClassifierModule(GenModule):
 
     def guide(self) -> Guide:
         if self.model.precond is None:
-            raise UserError(
-                "--classifier: it was trained on clean pictures, and guidance asks it about noisy ones; "
-                "train it with model.noise (recipe classifier/digits-noisy-small)"
-            )
+            return super().guide()
         return Guide(
             self.model.log_prob,
             self.spec.shape,
@@ -209,18 +203,5 @@ class ClassifierModule(GenModule):
             self.process.sigma_max,
         )
 
-    def draw(self, request: SampleRequest) -> NoReturn:
-        refuse_samples()
-
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
-        refuse_samples()
-
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.network]
-
-
-def refuse_samples() -> NoReturn:
-    raise UserError(
-        "a classifier draws no samples: use it with --guidance classifier=2 --classifier RUN when sampling a "
-        "diffusion run"
-    )

@@ -34,5 +34,6 @@ FAMILY = Family(
     "Diffusion (2112.07068)",
     recipe=CldRecipe,
     module="gentool.families.cld.module:CldModule",
+    shards=True,
     state_parts=2,
 )

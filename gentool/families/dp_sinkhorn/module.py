@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool import networks
@@ -164,14 +165,19 @@ class DpSinkhornModule(GenModule):
         return Drawn(x.float(), nfe=1.0, manifest={"latent": self.model.latent})
 
     def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
-        if self.classes:
-            raise UserError(
-                "this generator takes a class label beside its latent: train it with model.conditional=false"
-            )
         if truncation != 1:
             raise UserError("a one-shot generator of uniform latents has no truncation")
-        size = self.model.latent
-        return LatentGenerator(size, size, lambda z: z, lambda z: self.model(torch.special.ndtr(z)).float())
+        size, classes = self.model.latent, self.classes
+
+        def with_label(z: Tensor, label: Tensor | None) -> Tensor:
+            return z if label is None else torch.cat([z, F.one_hot(label, classes).to(z)], 1)
+
+        def pictures(w: Tensor) -> Tensor:
+            label = w[:, size:].argmax(1) if classes else None
+            x: Tensor = self.model(torch.special.ndtr(w[:, :size]), label)
+            return x.float()
+
+        return LatentGenerator(size, size + classes, with_label, pictures)
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         check_one_shot(settings, guide, frozenset({THRESHOLD}))

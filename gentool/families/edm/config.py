@@ -16,4 +16,5 @@ FAMILY = Family(
     paper="Karras et al. 2022 (2206.00364); Song et al. 2021 (2011.13456); Ho et al. 2020; Lipman et al. 2023",
     recipe=EdmRecipe,
     module="gentool.families.edm.module:EdmModule",
+    shards=True,
 )

@@ -37,5 +37,6 @@ FAMILY = Family(
     paper="Dockhorn, Vahdat and Kreis 2022, GENIE: Higher-Order Denoising Diffusion Solvers (2210.05475)",
     recipe=GenieRecipe,
     module="gentool.families.genie.module:GenieModule",
+    shards=True,
     distils=True,
 )

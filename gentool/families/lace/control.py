@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from gentool.families.lace.energy import Operators, term_log_prob
@@ -16,10 +17,31 @@ from gentool.noise import Noise
 @dataclass(frozen=True)
 class Anchors:
     """What an edit is held to (the published weights): the latents it starts from, z and w, by `near`, and what the
-    classifiers of all other attributes said of them, by `logits`."""
+    classifiers of all other attributes said of them, by `logits`.
+
+    An attribute that reads the same as an edited one (a number, and two classes of it) is not another.
+    """
 
     near: float = 0.04
     logits: float = 0.01
+
+
+@dataclass(frozen=True)
+class Before:
+    """Where an edit starts: z (B, d), w (B, width), and what the classifiers say of them, by attribute."""
+
+    z: Tensor
+    w: Tensor
+    heads: dict[str, Tensor]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, module: LaceModule, z: Tensor, label: Tensor | None) -> Before:
+        w = module.generator.map(z, label)
+        return cls(z, w, module.heads(z, w, label))
+
+    def at(self, rows: Tensor) -> Before:
+        return Before(self.z[rows], self.w[rows], {name: head[rows] for name, head in self.heads.items()})
 
 
 @dataclass(frozen=True)
@@ -28,7 +50,8 @@ class Target:
 
     Attributes:
         node: the formula.
-        anchor: (B, d) latents before the edit; None: nothing is held.
+        label: (B,) classes of a conditional generator, which stay as they are; None where it has none.
+        before: what the latents are held to; None: nothing.
         temperature: divides the logits of discrete attributes, before they are normalised.
     """
 
@@ -36,21 +59,25 @@ class Target:
     node: Node
     operators: Operators
     anchors: Anchors
-    anchor: Tensor | None = None
+    label: Tensor | None = None
+    before: Before | None = None
     temperature: float = 1.0
 
     def __call__(self, z: Tensor) -> Tensor:
-        w = self.module.generator.map(z)
-        heads = self.module.heads_of(z, w)
+        w = self.module.generator.map(z, self.label)
+        heads = self.module.heads(z, w, self.label)
         value = self.operators.log_prob(self.node, term_log_prob(heads, self.temperature))
-        return value if self.anchor is None else value - self._held(z, w, heads, self.anchor)
+        return value if self.before is None else value - self._held(z, w, heads, self.before)
 
-    def _held(self, z: Tensor, w: Tensor, heads: dict[str, Tensor], anchor: Tensor) -> Tensor:
-        before = self.module.generator.map(anchor)
-        said = self.module.heads_of(anchor, before)
-        apart = (z - anchor).square().sum(1) + (w - before).square().sum(1)
-        edited = {term.name for term in terms(self.node)}
-        others = [(heads[name] - said[name]).square().sum(1) for name in heads if name not in edited]
+    def at(self, rows: Tensor) -> Target:
+        """The same of some of the latents."""
+        label = None if self.label is None else self.label[rows]
+        return replace(self, label=label, before=None if self.before is None else self.before.at(rows))
+
+    def _held(self, z: Tensor, w: Tensor, heads: dict[str, Tensor], before: Before) -> Tensor:
+        apart = (z - before.z).square().sum(1) + (w - before.w).square().sum(1)
+        edited = {name for term in terms(self.node) for name in self.module.alike(term.name)}
+        others = [(heads[name] - before.heads[name]).square().sum(1) for name in heads if name not in edited]
         return self.anchors.near * apart + self.anchors.logits * sum(others, z.new_zeros(len(z)))
 
 
@@ -61,5 +88,6 @@ def lead(target: Target, sampler: str, z: Tensor, noise: Noise, how: Settings) -
         UserError: rejection of what is no density.
     """
     if sampler == "rejection":
-        return rejection(target, z, noise, target.operators.bound(target.node))
+        bound = target.operators.bound(target.node)  # what is held only lowers it
+        return rejection(lambda z, rows: target.at(rows)(z), z, noise, bound)
     return SAMPLERS[sampler](target, z, noise, how)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gentool.data import Batch, DataSet, DataSpec
 from gentool.errors import UserError
 from gentool.families.lace import labels as labelling
-from gentool.families.lace.config import AttributeConfig, FromClassifier, FromMeasure, LaceRecipe
+from gentool.families.lace.config import AttributeConfig, FromClassifier, FromMeasure, FromTable, LaceRecipe
 from gentool.families.lace.energy import truth
 from gentool.families.lace.formula import Attribute, parse
 from gentool.families.lace.network import LatentClassifier, masked_losses
@@ -52,7 +53,7 @@ class LaceModule(GenModule):
         self.generator: LatentGenerator = base.latent_generator(config.truncation)
         self.classes_of = {name: class_names(a, spec) for name, a in config.attributes.items()}
         outputs = {name: max(1, len(names)) for name, names in self.classes_of.items()}
-        inputs = self.generator.width if config.space == "w" else self.generator.latent
+        inputs = self.generator.width if config.space == "w" else self.generator.latent + base.classes
         self.model = LatentClassifier(inputs, config.depth, config.width, outputs)
         self.exclude = None if config.exclude is None else parse(config.exclude, self.attributes())
         self._latents = config.latents
@@ -109,11 +110,15 @@ class LaceModule(GenModule):
         """As `labelled`, of these latents, without checks."""
         parts: list[tuple[Tensor, dict[str, Tensor]]] = []
         for start in range(indices.start, indices.stop, BLOCK):
-            z = self.latents(self.recipe.model.seed, range(start, min(start + BLOCK, indices.stop)))
-            w = self.generator.map(z)
+            rows = range(start, min(start + BLOCK, indices.stop))
+            z, label = self.latents(self.recipe.model.seed, rows), self.held_labels(rows)
+            w = self.generator.map(z, label)
             pictures = self.generator.pictures(w)
             parts.append(
-                (self.read_space(z, w), {n: self.read(n, pictures) for n in self.recipe.model.attributes})
+                (
+                    self.read_space(z, w, label),
+                    {n: self.read(n, pictures) for n in self.recipe.model.attributes},
+                )
             )
         known = {name: torch.cat([part[1][name] for part in parts]) for name in self.recipe.model.attributes}
         for name, config in self.recipe.model.attributes.items():
@@ -129,8 +134,24 @@ class LaceModule(GenModule):
         """(B, d) the generator's own latents of these samples of a seed."""
         return Noise(seed, indices, (self.generator.latent,), self.device).normal("prior")
 
-    def read_space(self, z: Tensor, w: Tensor) -> Tensor:
-        return w if self.recipe.model.space == "w" else z
+    def held_labels(self, indices: range, cycle: Sequence[int] | None = None) -> Tensor | None:
+        """(B,) the class labels of these samples, which nothing leads; None where the generator has no classes.
+
+        Args:
+            cycle: classes that samples take in turn; None: all, as `gentool sample` does.
+        """
+        assert self.base is not None
+        if not self.base.classes:
+            return None
+        cycle = range(self.base.classes) if cycle is None else cycle
+        return torch.tensor([cycle[i % len(cycle)] for i in indices], device=self.device)
+
+    def read_space(self, z: Tensor, w: Tensor, label: Tensor | None) -> Tensor:
+        """(B, ...) what the classifiers read: w, or z and the label, one-hot, where there is one."""
+        if self.recipe.model.space == "w":
+            return w
+        assert self.base is not None
+        return z if label is None else torch.cat([z, F.one_hot(label, self.base.classes).to(z)], 1)
 
     def read(self, name: str, pictures: Tensor) -> Tensor:
         """(B,) an attribute of pictures by its labeller or measure, -1 where it is not known."""
@@ -191,14 +212,19 @@ class LaceModule(GenModule):
             report(TESTED, TESTED)
         return figures
 
-    def heads(self, z: Tensor) -> dict[str, Tensor]:
-        """What the classifiers say of latents z (B, d)."""
-        return self.heads_of(z, self.generator.map(z))
-
-    def heads_of(self, z: Tensor, w: Tensor) -> dict[str, Tensor]:
-        """The same where w (B, width) is at hand."""
-        found: dict[str, Tensor] = self.model(self.read_space(z, w))
+    def heads(self, z: Tensor, w: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        """What the classifiers say of latents z (B, d) and the w (B, width) that they map to."""
+        found: dict[str, Tensor] = self.model(self.read_space(z, w, label))
         return found
+
+    def alike(self, name: str) -> set[str]:
+        """The attributes that read the same thing as this one, itself among them, as a number and as two classes."""
+        attributes = self.recipe.model.attributes
+        return {
+            other
+            for other, config in attributes.items()
+            if source(other, config) == source(name, attributes[name])
+        }
 
     def draw(self, request: SampleRequest) -> NoReturn:
         refuse_samples()
@@ -214,6 +240,17 @@ def class_names(config: AttributeConfig, spec: DataSpec) -> tuple[str, ...]:
     return (
         (config.classes or spec.class_names) if isinstance(config, FromClassifier) else (config.classes or ())
     )
+
+
+def source(name: str, config: AttributeConfig) -> tuple[str, ...]:
+    """What an attribute is read from."""
+    match config:
+        case FromMeasure():
+            return ("measure", config.measure)
+        case FromClassifier():
+            return ("classifier", config.run)
+        case FromTable():
+            return ("table", config.path, config.column or name)
 
 
 def refuse_samples() -> NoReturn:

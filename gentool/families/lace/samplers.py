@@ -147,10 +147,11 @@ def predictor_corrector(log_prob: LogProb, z: Tensor, noise: Noise, how: Setting
     return _found(z, gradient)
 
 
-def rejection(log_prob: LogProb, z: Tensor, noise: Noise, bound: float) -> Found:
+def rejection(log_prob: Callable[[Tensor, Tensor], Tensor], z: Tensor, noise: Noise, bound: float) -> Found:
     """The exact posterior: prior draws, the first z among them, each kept with probability exp(log_prob - bound).
 
     Args:
+        log_prob: (proposals (R, d), (R,) which of the latents each is for) -> (R,).
         bound: at least as high as log_prob anywhere.
     """
     done = torch.zeros(len(z), dtype=torch.bool, device=z.device)
@@ -162,7 +163,7 @@ def rejection(log_prob: LogProb, z: Tensor, noise: Noise, bound: float) -> Found
         ours = Noise(noise.seed, [noise.indices[row] for row in rows.tolist()], noise.shape)
         proposed = z[rows] if i == 0 else ours.normal("rejection", i).to(z)
         with torch.no_grad():
-            chance = (log_prob(proposed) - bound).exp()
+            chance = (log_prob(proposed, rows) - bound).exp()
         asked += len(rows)
         taken = ours.uniform("accept", i).to(z.device) < chance
         kept[rows[taken]] = proposed[taken]

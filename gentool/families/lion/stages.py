@@ -62,6 +62,7 @@ def watched(autoencoder: Autoencoder, examples: Examples) -> tuple[dict[str, flo
     figures = {
         "reconstruction_cd": chamfer(made.mT, x.mT).mean(),
         "kl": encoded.kl().mean(),
+        "style_kl": encoded.style_law.kl().mean(),
         "points_std": encoded.points_law.log_std[:, :3].exp().mean(),
         "style_std": encoded.style_law.log_std.exp().mean(),
         "style_mean": encoded.style_law.mean.abs().mean(),

@@ -34,4 +34,5 @@ FAMILY = Family(
     paper="Xu et al. 2023, PFGM++: Unlocking the Potential of Physics-Inspired Generative Models (2302.04265)",
     recipe=PfgmppRecipe,
     module="gentool.families.pfgmpp.module:PfgmppModule",
+    shards=True,
 )

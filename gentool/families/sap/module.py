@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +14,7 @@ from gentool.networks.local_points import GridUNet, LocalDecoder, LocalPointNet
 from gentool.noise import Noise
 from gentool.points.meshing import MARGIN
 from gentool.points.poisson import indicator
-from gentool.recipes.schema import Sample
 from gentool.training.module import Examples, GenModule
-from gentool.training.sampling import Guide, SampleRequest
 
 BATCH = 16
 
@@ -44,6 +41,7 @@ class SapModule(GenModule):
     """Trains on clouds with normals: the solid of the network's points against the one of all given points."""
 
     draws_samples = False
+    no_samples = "a sap run draws no samples: gentool mesh CLOUDS --mesher RUN makes meshes by it"
     recipe: SapRecipe
     model: Orienter
 
@@ -112,12 +110,6 @@ class SapModule(GenModule):
                 report(indices[-1] + 1, len(held_out))
         return dict(zip(("iou", "indicator-mse", "facing"), (totals / len(held_out)).tolist()))
 
-    def draw(self, request: SampleRequest) -> NoReturn:
-        refuse_samples()
-
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
-        refuse_samples()
-
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.unet]
 
@@ -134,7 +126,3 @@ def read_points(dense: Tensor, keys: Tensor, count: int, values: slice = slice(0
     """(B, count, 3) of points (B, M, 6): those with the smallest keys (B, M), a choice without repeats."""
     chosen = keys.topk(count, largest=False).indices
     return dense[..., values].gather(1, chosen.unsqueeze(2).expand(-1, -1, 3))
-
-
-def refuse_samples() -> NoReturn:
-    raise UserError("a sap run draws no samples: gentool mesh CLOUDS --mesher RUN makes meshes by it")

@@ -250,15 +250,11 @@ class Stylegan2Module(AdversarialModule):
 
     def latent_generator(self, truncation: float = 1.0) -> LatentGenerator:
         """With the layers' noise constant: what is labelled, led and judged is one picture a latent."""
-        if self.classes:
-            raise UserError(
-                "this generator takes a class label beside its latent: train it with model.conditional=false"
-            )
         model = self.model
         return LatentGenerator(
             latent=model.latent,
             width=model.style,
-            map=lambda z: model.truncated(model.mapping(z), truncation),
+            map=lambda z, label: model.truncated(model.mapping(z, label), truncation),
             pictures=lambda w: model.synthesis(w, "const").float(),
         )
 

@@ -6,7 +6,7 @@ Everything here runs on random numbers in the shape of the data: what is measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,8 +20,8 @@ from gentool.privacy.gradients.memory import bytes_per_record
 from gentool.recipes.schema import Privacy
 from gentool.training.module import GenModule
 from gentool.training.probe import random_batch
+from gentool.training.watching import Say
 
-Say = Callable[[str], None]
 AGREE = 1e-3
 """Relative difference that two engines may have on random data; a wrong rule is off by a factor."""
 

@@ -20,6 +20,7 @@ from gentool.privacy.randomness import Secrets, gaussian
 from gentool.privacy.sampling import PoissonBatches
 
 
+@dataclass
 class SecretStep:
     """What any private step needs beside the model, whatever it is that it releases.
 
@@ -32,10 +33,10 @@ class SecretStep:
 
     plan: Plan
     secrets: Secrets
-    secure: bool
-    before: Callable[[int], None]
-    rank: int
-    world: int
+    secure: bool = False
+    before: Callable[[int], None] = lambda step: None
+    rank: int = 0
+    world: int = 1
 
     def batches(self, size: int, start: int, stop: int) -> PoissonBatches:
         """The steps' batches of a set of `size` records."""
@@ -54,7 +55,6 @@ class SecretStep:
         return gaussian(self.secrets, step, size, device, secure=self.secure)
 
 
-@dataclass
 class OwnStep(SecretStep):
     """Of a family that bounds and releases something else than gradients of single records (`own_private_step`).
 
@@ -62,15 +62,8 @@ class OwnStep(SecretStep):
     `std` times `normal`.
     """
 
-    plan: Plan
-    secrets: Secrets
-    secure: bool = False
-    before: Callable[[int], None] = lambda step: None
-    rank: int = 0
-    world: int = 1
 
-
-@dataclass
+@dataclass(kw_only=True)
 class PrivateStep(SecretStep):
     """Of DP-SGD: clipped gradients of single records, summed.
 
@@ -81,12 +74,6 @@ class PrivateStep(SecretStep):
 
     engine: Engine
     physical_batch: int
-    plan: Plan
-    secrets: Secrets
-    secure: bool = False
-    before: Callable[[int], None] = lambda step: None
-    rank: int = 0
-    world: int = 1
     skipped: Tensor | float = 0.0
 
     @property

@@ -1,0 +1,94 @@
+"""A trained run, opened: its recipe, what it was trained on, and its model ready to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentool import families
+from gentool.data import DataSpec
+from gentool.errors import CorruptError
+from gentool.recipes.resolve import Resolved, resolve
+from gentool.runs.folder import RunFolder
+from gentool.runs.provenance import describe_machine
+from gentool.runs.weights import fingerprint, load_weights
+from gentool.tasks.model.base import matched
+from gentool.training.module import GenModule
+
+
+def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder, Resolved, GenModule]:
+    """A trained run, ready to sample: its averaged weights, in eval mode, on the CPU.
+
+    Args:
+        overrides: `KEY=VALUE` changes to its recipe, of the parts that sampling reads.
+
+    Raises:
+        UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
+    """
+    run = RunFolder.open(path)
+    resolved = stored_recipe(run, overrides)
+    tensors, metadata = load_weights(run.require_weights())
+    family = resolved.recipe.family
+    base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
+    module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
+    module.open_run = trained_model
+    try:
+        module.model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
+    return run, resolved, ready(module)
+
+
+def best_device() -> torch.device:
+    """Where one process works: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def trained_model(path: str) -> GenModule:
+    """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
+    return load_run(path)[2]
+
+
+def ready(module: GenModule) -> GenModule:
+    """The module for drawing alone: no dropout, no gradients, convolutions in the layout that runs fastest."""
+    module.eval().requires_grad_(False)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:  # kernels of voxel grids have a dimension more, and this layout is not for them
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return module
+
+
+def data_spec(run: RunFolder) -> DataSpec:
+    """What the run was trained on.
+
+    Raises:
+        CorruptError: its provenance does not say.
+    """
+    try:
+        return DataSpec.read(run.read_provenance()["data_spec"])
+    except (KeyError, TypeError, ValueError):
+        raise CorruptError(
+            "does not say what the model was trained on (data_spec); go on with the run by "
+            "`gentool train --resume`, which writes it again",
+            str(run.provenance),
+        ) from None
+
+
+def stored_recipe(run: RunFolder, overrides: Sequence[str] = ()) -> Resolved:
+    """The recipe of a run, under the name that it was trained by."""
+    resolved = resolve(run.recipe, overrides, families.recipe_schema)
+    return replace(resolved, name=run.read_provenance().get("recipe", resolved.name))
+
+
+def origin(run: RunFolder, resolved: Resolved) -> dict[str, Any]:
+    """What a file that the run's model made says of where it came from."""
+    return {
+        **describe_machine(),
+        "run": run.path.name,
+        "recipe": resolved.text,
+        "model_sha256": fingerprint(run.weights),
+    }

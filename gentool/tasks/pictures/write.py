@@ -1,0 +1,93 @@
+"""Pictures that a command has changed, written: the file itself, and a panel that shows them before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from gentool.data import to_uint8
+from gentool.runs import pictures
+from gentool.runs.atomic import atomic_write, check_apart, check_writable
+from gentool.runs.samples import check_output, write_samples
+from gentool.tasks.pictures.read import Pictures
+
+SHOWN = 16
+"""Pictures of the panel."""
+
+
+def write_pictures(
+    out: Path,
+    found: Pictures,
+    before: Tensor,
+    after: Tensor,
+    provenance: dict[str, Any],
+    *,
+    difference: bool = False,
+) -> Path:
+    """The changed pictures, and the panel beside them."""
+    old, new = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
+    if found.single and out.suffix.lower() == ".png":
+        with atomic_write(out) as scratch:
+            Image.fromarray(new[0, ..., 0] if new.shape[-1] == 1 else new[0]).save(scratch, format="PNG")
+    else:
+        write_samples(out, new, None if found.labels is None else np.asarray(found.labels), provenance)
+    return write_panel(out, old, new, difference=difference)
+
+
+def check_places(
+    out: Path,
+    source: str | None,
+    *,
+    single: bool,
+    also: Sequence[Path | None] = (),
+    pictures_beside: Sequence[str] = ("panel",),
+) -> None:
+    """Refuses an output that cannot be written, or that would overwrite what is read; so for what lies beside it.
+
+    Args:
+        also: further files that are read.
+        pictures_beside: what is written there, as of `beside`.
+
+    Raises:
+        UserError: says which.
+    """
+    if not (single and out.suffix.lower() == ".png"):
+        check_output(out, "image")
+    check_writable(out.absolute().parent)
+    for place in (out, *(beside(out, what) for what in pictures_beside)):
+        check_apart(place, source, *also)
+
+
+def beside(out: Path, what: str) -> Path:
+    """The picture that goes with the file `out`: its panel, its label map."""
+    return out.with_name(f"{out.stem}-{what}.png")
+
+
+def write_panel(
+    out: Path,
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    difference: bool = False,
+    between: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Path:
+    """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`.
+
+    Args:
+        difference: a last row, |after - before| in the pictures' own units.
+        between: further rows by name, between the two.
+    """
+    panel, shown = beside(out, "panel"), min(SHOWN, len(before))
+    rows = {"before": before, **between, "after": after}
+    if difference:
+        rows["difference"] = np.maximum(before, after) - np.minimum(before, after)
+    rows = {name: row[:shown] for name, row in rows.items()}
+    with atomic_write(panel) as scratch:
+        pictures.sheet(np.concatenate(list(rows.values())), shown, tuple(rows)).save(scratch, format="PNG")
+    return panel

@@ -1,0 +1,194 @@
+"""Private training as `gentool train` sees it: the plan, the ledger around the steps, and where the budget ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from gentool.errors import BudgetError, CorruptError, UserError
+from gentool.privacy.account import account_of, rounded_up
+from gentool.privacy.ledger import Ledger
+from gentool.privacy.plan import Plan, plan
+from gentool.privacy.randomness import Secrets
+from gentool.recipes.resolve import Resolved
+from gentool.recipes.schema import Privacy, Recipe
+from gentool.runs.folder import RunFolder
+from gentool.training.module import GenModule
+from gentool.training.private.setup import build_engine, check, physical_batch
+from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
+from gentool.training.watching import Say
+
+
+@dataclass
+class PrivateTraining:
+    """One life of a private run.
+
+    Attributes:
+        plan: that it follows. stop: the step it may train to: `trainer.max_steps`, or where the budget ends.
+        ledger: on rank 0, which alone writes it.
+    """
+
+    privacy: Privacy
+    plan: Plan
+    stop: int
+    ledger: Ledger | None
+
+    def set_up(self, module: GenModule, device: torch.device, rank: int, world: int, say: Say) -> SecretStep:
+        """Gives the module its step; of DP-SGD the engine is tried on the device first."""
+        module.to(device)
+        own = (self.plan, Secrets(self.plan.debug_seed), self.privacy.secure_noise, self.cover, rank, world)
+        if module.own_private_step:
+            module.private = OwnStep(*own)
+            return module.private
+        engine = build_engine(module, self.privacy, say)
+        at_once, each = physical_batch(module, engine, self.privacy)
+        say(
+            f"engine      {type(engine).__name__.lower()}, {at_once} records at once "
+            f"({each / 2**20:.3g} MiB each)"
+        )
+        module.private = PrivateStep(*own, engine=engine, physical_batch=at_once)
+        return module.private
+
+    def cover(self, step: int) -> None:
+        """Writes the step to the ledger, if it is not in it yet, before it is taken."""
+        if self.ledger is not None:
+            self.ledger.cover(self.plan.release, step, self.stop)
+
+    @property
+    def head(self) -> str | None:
+        """What a checkpoint keeps of the ledger."""
+        return None if self.ledger is None else self.ledger.head
+
+    def ended(self, step: int, asked: int, say: Say) -> None:
+        """The loop has stopped before `step`: states it, and says so where the budget was why."""
+        if self.ledger is None:
+            return
+        self.ledger.settle(step)
+        if step == self.stop < asked:
+            say(
+                f"warning: stopped at step {step} of {asked}: one more would exceed epsilon "
+                f"{self.plan.target_epsilon:g}; the state is saved"
+            )
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the run has spent by its ledger; None where nothing is private."""
+        if self.ledger is None:
+            return None
+        account = account_of(self.ledger, self.plan)
+        return None if account.not_private else account.epsilon
+
+
+def prepare(
+    run: RunFolder,
+    resolved: Resolved,
+    module: GenModule,
+    state: dict[str, Any] | None,
+    *,
+    allow_change: bool,
+    main: bool,
+    say: Say,
+) -> PrivateTraining | None:
+    """Opens the ledger, settles the plan and tells it; None for a recipe without `privacy:`.
+
+    Args:
+        state: the checkpoint that training goes on from.
+        allow_change: calibrate the noise of the steps to come anew where more of them are asked for.
+
+    Raises:
+        UserError: the model or the checkpoint does not go with private training, or no noise meets the target.
+        CorruptError: the ledger is missing, damaged or cut back.
+        BudgetError: not one more step is within the target.
+    """
+    recipe, done = resolved.recipe, 0 if state is None else int(state["step"])
+    check_checkpoint(run, recipe, state)
+    if recipe.privacy is None:
+        return None
+    check(module)
+    if state is None:
+        module.fit_privately()
+    ledger = _ledger(run, resolved, main)
+    kept = None if state is None else state["ledger"]
+    if ledger is not None and kept is not None and not ledger.holds(kept):
+        raise CorruptError("the ledger was cut back, or is another run's: restore it", str(run.ledger))
+    made = _plan(recipe, ledger, done)
+    before = None if ledger is None else ledger.plan
+    if before is not None and before.noise_multiplier != made.noise_multiplier and not allow_change:
+        made = replace(before, steps=made.steps)
+    steps = recipe.trainer.max_steps
+    left = None if ledger is None or done >= steps else ledger.remaining(made)
+    stop = steps if left is None else min(steps, done + left)
+    if done >= stop and done < steps:
+        raise BudgetError(
+            f"one more step than the {done} taken would exceed epsilon {made.target_epsilon:g} at delta "
+            f"{made.delta:g}: the run is complete as it is, or goes on with more noise (--allow-change)",
+            str(run.path),
+        )
+    if main and ledger is not None and done < steps:
+        if before is not None and before.release != made.release:
+            say("warning: the noise or the sample rate changed: the steps to come are a new phase")
+        ledger.adopt(made)
+        for line in (*made.lines(), *_expected(made, ledger, stop - done)):
+            say(line)
+    return PrivateTraining(recipe.privacy, made, stop, ledger if main else None)
+
+
+def check_checkpoint(run: RunFolder, recipe: Recipe, state: dict[str, Any] | None) -> None:
+    """A checkpoint is gone on with as it was trained: with its ledger, or without privacy.
+
+    Raises:
+        UserError, CorruptError: as `prepare`.
+    """
+    if state is None:
+        return
+    was_private = state.get("ledger") is not None
+    if was_private and recipe.privacy is None:
+        raise UserError(
+            "the run was trained privately, and a step without privacy would void what its ledger states: bring "
+            "the privacy: block back, or start a new run",
+            str(run.path),
+        )
+    if recipe.privacy is not None and not was_private:
+        raise UserError(
+            "its checkpoint was trained without privacy and has no ledger: what it holds of the data cannot be "
+            "accounted for any more; start a new run",
+            str(run.path),
+        )
+    if was_private and not run.ledger.is_file():
+        raise CorruptError(
+            "the ledger is missing: what was spent is not known, and training cannot go on; restore it",
+            str(run.ledger),
+        )
+
+
+def _ledger(run: RunFolder, resolved: Resolved, main: bool) -> Ledger | None:
+    if main:
+        header = {"recipe": resolved.name, "data": resolved.recipe.data.name}
+        return Ledger.start(run.ledger, header)
+    return Ledger.open(run.ledger) if run.ledger.is_file() else None
+
+
+def _plan(recipe: Recipe, ledger: Ledger | None, first_step: int) -> Plan:
+    assert recipe.privacy is not None
+    return plan(
+        recipe.privacy,
+        recipe.data.batch_size,
+        recipe.trainer.max_steps,
+        recipe.data.public_records(),
+        () if ledger is None else ledger.phases(),
+        first_step=first_step,
+        previous=None if ledger is None else ledger.plan,
+        private_step=recipe.private_step,
+    )
+
+
+def _expected(made: Plan, ledger: Ledger, count: int) -> list[str]:
+    """What the run will have spent after `count` more steps, or that it protects nobody."""
+    reason = made.not_private()
+    if reason is not None:
+        return [f"warning: NOT PRIVATE: {reason}"]
+    phases = [*ledger.phases(), *made.release.phases(count)]
+    spent = made.judge.epsilon(phases, made.delta)
+    return [f"epsilon     {rounded_up(spent.epsilon, 4)} at delta {made.delta:g} when it is done"]

@@ -1,0 +1,161 @@
+"""gentool edit --method editgan, from the training of its parts on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from gentool.families.editgan.labels import read_label_map, write_label_map
+from gentool.tasks.train import train
+from tests.tasks.runs import Ended
+
+Call = Callable[..., Ended]
+FEW = ("--invert-steps", 2, "--iterations", 8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A generator of one step, and painted labels: left paper, right ink, and a class that is nowhere."""
+    folder = tmp_path_factory.mktemp("editgan")
+    thin = ["model.network={latent: 8, style: 8, layers: 1, channel_base: 64, channel_max: 8}"]
+    thin += ["model.discriminator={channel_base: 64, channel_max: 8}", "trainer.max_steps=1"]
+    generator = train("stylegan2/digits8-small", thin, run_dir=folder / "generator").run
+    (folder / "masks").mkdir()
+    halves = torch.zeros(8, 8, dtype=torch.long)
+    halves[:, 4:] = 1
+    for i in range(4):
+        write_label_map(folder / "masks" / f"{i}.png", halves, 3)
+    changes = [f"base={generator}", "model.heads=2", "model.encoder.channels=4", "trainer.max_steps=40"]
+    masks = folder / "masks"
+    changes += [f"model.labels={{source: masks, path: '{masks}', classes: [paper, ink, other]}}"]
+    changes += ["model.hidden=[16, 8]", "optimizer.lr=0.02", "model.encoder.samples=4", "data.batch_size=4"]
+    said: list[str] = []
+    run = train("editgan/digits8-small", changes, run_dir=folder / "run", say=said.append).run
+    assert any("4 labelled samples; the published figure" in line for line in said)
+    assert any("other is in no labelled sample" in line for line in said)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(picture).save(folder / "photo.png")
+    return {"generator": generator, "run": run, "photo": folder / "photo.png"}
+
+
+def edited(call: Call, made: dict[str, Path], *more: Any) -> Any:
+    done = call("edit", made["run"], *more, "-q", "--json")
+    assert done.code == 0, done.err
+    return done.json
+
+
+def test_samples_relabelled_a_vector_kept_applied_and_refused(
+    made: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    vector = tmp_path / "v.safetensors"
+    found = edited(
+        call, made, "--relabel", "ink=paper", "-n", 3, *FEW, "-o", tmp_path / "a.npz", "--save-vector", vector
+    )
+    assert (found["count"], found["edited"], found["psnr"]) == (3, 3, None)
+    assert found["method"] == "editgan"
+    assert len(found["moved_by_layer"]) == 4
+    assert load_file(vector)["delta"].shape == (4, 8)
+    assert Path(found["panel"]).is_file()
+    fixed = ("--vector", vector, "-n", 2)
+    still = edited(call, made, *fixed, "--scale", 0, "-o", tmp_path / "b.npz")
+    assert still["edited"] == 0
+    assert still["changed_inside"] == still["changed_outside"] == 0
+    one = edited(call, made, *fixed, "-o", tmp_path / "c.npz")
+    two = edited(call, made, *fixed, "--scale", 2, "--refine", 0, "-o", tmp_path / "d.npz")
+    assert two["moved_by_layer"] == pytest.approx([2 * n for n in one["moved_by_layer"]], rel=1e-4)
+    call("edit", made["run"], "--vector", made["photo"], "-q").refused(4, "safetensors")
+
+
+def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    before = made["photo"].read_bytes()
+    fixed = (made["photo"], *FEW)
+    seen = edited(call, made, *fixed, "--method", "editgan", "-o", tmp_path / "seen.png")
+    assert seen["edited"] == 0
+    labels = read_label_map(Path(seen["labels"]), 3)
+    same = call("edit", made["run"], *fixed, "--mask", seen["labels"], "-o", tmp_path / "same.png")
+    assert same.code == 0
+    assert "nothing to do" in same.err
+    labels[3, 3] = 1 - labels[3, 3].clamp(max=1)
+    write_label_map(tmp_path / "mask.png", labels, 3)
+    done = edited(
+        call,
+        made,
+        *fixed,
+        "--mask",
+        tmp_path / "mask.png",
+        "--paste",
+        "-o",
+        tmp_path / "out.png",
+        "--widen",
+        1,
+    )
+    assert done["edited"] == 1
+    assert done["psnr"] is not None
+    photo, out = (np.asarray(Image.open(path)).astype(int) for path in (made["photo"], tmp_path / "out.png"))
+    still = np.ones((8, 8), bool)
+    still[2:5, 2:5] = False  # what was painted, and a pixel around
+    assert (abs(photo - out)[still] <= 1).all()
+    assert (photo != out).any()
+    call("edit", made["run"], *fixed, "--mask", tmp_path / "mask.png", "-o", made["photo"], "-q").refused(
+        2, "is INPUT itself"
+    )
+    assert made["photo"].read_bytes() == before
+    mask = (tmp_path / "mask.png").read_bytes()
+    (tmp_path / "m-labels.png").write_bytes(mask)
+    for out in ("mask.png", "m.png"):  # the picture, or the label map that is written beside it
+        painted = "m-labels.png" if out == "m.png" else out
+        call("edit", made["run"], *fixed, "--mask", tmp_path / painted, "-o", tmp_path / out, "-q").refused(
+            2, "is INPUT itself"
+        )
+        assert (tmp_path / painted).read_bytes() == mask
+
+
+def test_a_photo_is_projected_from_the_mean_with_noise_of_its_own(
+    made: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    fixed = (made["photo"], "--method", "editgan")
+    start = edited(call, made, *fixed, "--invert-from", "mean", "--invert-steps", 0, "-o", tmp_path / "a.png")
+    near = edited(call, made, *fixed, "--invert-from", "mean", "--invert-steps", 60, "-o", tmp_path / "b.png")
+    assert near["psnr"] > start["psnr"]
+    noisy = (*fixed, "--invert-noise", 100, "--invert-steps", 20)
+    out = tmp_path / "c.npz"
+    done = edited(call, made, *noisy, "--relabel", "ink=paper", "--iterations", 3, "-o", out)
+    assert (done["edited"], done["invert_noise"]) == (1, 100)
+
+
+def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    photo, run = made["photo"], made["run"]
+    for name, pixels in {
+        "nine": np.full((8, 8), 9, np.uint8),
+        "unseen": np.full((8, 8), 2, np.uint8),
+        "wide": np.zeros((4, 8), np.uint8),
+    }.items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    fixed = ("edit", run, photo, "-q", "-o", tmp_path / "x.png")
+    call(*fixed, "--mask", tmp_path / "nine.png").refused(2, "value 9 (64 pixels) is no class", "nine.png")
+    call(*fixed, "--mask", tmp_path / "unseen.png").refused(2, "other was in no labelled sample")
+    call(*fixed, "--mask", tmp_path / "wide.png").refused(2, "another aspect")
+    call(*fixed, "--relabel", "ink=water").refused(2, "--relabel", "paper, ink, other")
+    call(*fixed, "--relabel", "ink").refused(2, "--relabel", "expected two classes")
+    call(*fixed, "--relabel", "ink=paper", "--mask", tmp_path / "nine.png").refused(2, "one edit at a time")
+    call(*fixed, "--relabel", "ink=paper", "--refine", 3).refused(2, "--refine", "is for --vector")
+    call(*fixed, "--relabel", "ink=paper", "--region", "all").refused(2, "--region", "painted or classes")
+    call(*fixed, "--relabel", "ink=paper", "--invert-from", "zero").refused(
+        2, "--invert-from", "encoder or mean"
+    )
+    call(*fixed, "--relabel", "ink=paper", "--widen", -1).refused(2, "--widen", "negative")
+    call(*fixed, "--relabel", "ink=paper", "--invert-noise", -1).refused(2, "--invert-noise", "negative")
+    call(*fixed, "--relabel", "ink=paper", "--label", 3).refused(2, "editgan does not read it")
+    call(*fixed, "--save-vector", tmp_path / "v", "--method", "editgan").refused(2, "an edit to learn from")
+    call(*fixed, "--vector", tmp_path / "nothing").refused(2, "is no file")
+    call(*fixed).refused(2, "--method", "is missing")
+    call("edit", run, "-n", 2, "-q", "--mask", tmp_path / "nine.png").refused(2, "of one picture")
+    call("edit", made["generator"], photo, "-q", "--relabel", "ink=paper").refused(2, "no label heads")
+    call("sample", run, "-q").refused(2, "draws no samples of its own")

@@ -39,7 +39,7 @@ class Scale:
     halting: tuple[str, ...] = ()
 
 
-QUICK = Scale("a-vit/mnist-dense-small", "a-vit/mnist-small", (), 2000, 3000, 1, False, 1.3)
+QUICK = Scale("a-vit/mnist-dense-small", "a-vit/mnist-small", (), 2000, 4000, 1, False, 1.3)
 LARGE = (
     "model.network={patch: 2, width: 192, depth: 9, heads: 3, drop_path: 0.0}",
     "model.augment={flip: true, shift: 4, rand: {}, mixup: 0.8}",

@@ -193,7 +193,7 @@ def about(path: Path, *, given: bool) -> dict[str, Any]:
     """Where the generator came from, and what it was trained on."""
     from gentool.runs.folder import RunFolder
     from gentool.runs.weights import fingerprint
-    from gentool.tasks.sample import stored_recipe
+    from gentool.tasks.model.load import stored_recipe
 
     run = RunFolder.open(path)
     recipe = stored_recipe(run).recipe

@@ -20,8 +20,8 @@ QUICK = Scale(
     lace=("lace/mnist32-small", ("model.latents=10000",)),
     count=50,
     few=100,
-    groups=20,
-    edited=15,
+    groups=5,
+    edited=20,
     pc=False,
 )
 GPU = replace(

@@ -52,7 +52,7 @@ class Scale:
     draws: int
 
 
-QUICK = Scale("lion/mnist-clouds-small", (), 200, 1300, 100, 200, 2)
+QUICK = Scale("lion/mnist-clouds-small", (), 300, 2000, 100, 200, 2)
 GPU = Scale(
     "lion/shapes-small",
     (

@@ -87,7 +87,7 @@ PARAMETERS = {
     "genie/mnist-small": 33_507,
     "genie/digits-small": 477_376,
     "lace/digits-small": 30_143,
-    "lace/mnist32-small": 51_342,
+    "lace/mnist32-small": 22_574,
     "editgan/digits8-small": 732_542,
     "editgan/mnist32-small": 2_433_342,
     "classifier/digits-small": 77_898,

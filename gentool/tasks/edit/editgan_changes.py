@@ -54,7 +54,7 @@ class Wish:
     vector: Path | None = None
     scale: float = 1.0
     refine: int = 0
-    steps: int = 60
+    steps: int = 100
     invert_steps: int = 100
     invert_from: editing.Start = "encoder"
     noise: float | None = None

@@ -90,6 +90,13 @@ def test_samples_are_interpolated_between_their_noises(run: Path, tmp_path: Path
     assert read_samples(tmp_path / "x.ply").array.shape == (3, 24, 3)
 
 
+def test_an_edit_never_overwrites_its_input(run: Path, clouds: Path, call: Call) -> None:
+    before = clouds.read_bytes()
+    for method in ("interpolate", "diffuse-denoise"):
+        call("edit", run, clouds, "--method", method, "-o", clouds, "-q").refused(2, "is INPUT itself")
+    assert clouds.read_bytes() == before
+
+
 def test_no_noise_is_the_reconstruction(run: Path, clouds: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "x.npz"
     done = call(

@@ -105,6 +105,14 @@ def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_pat
         2, "is INPUT itself"
     )
     assert made["photo"].read_bytes() == before
+    mask = (tmp_path / "mask.png").read_bytes()
+    (tmp_path / "m-labels.png").write_bytes(mask)
+    for out in ("mask.png", "m.png"):  # the picture, or the label map that is written beside it
+        painted = "m-labels.png" if out == "m.png" else out
+        call("edit", made["run"], *fixed, "--mask", tmp_path / painted, "-o", tmp_path / out, "-q").refused(
+            2, "is INPUT itself"
+        )
+        assert (tmp_path / painted).read_bytes() == mask
 
 
 def test_a_photo_is_projected_from_the_mean_with_noise_of_its_own(

@@ -137,11 +137,6 @@ def of_photos(module: EditganModule, maps: Maps | None, scale: Scale) -> dict[st
     from gentool.data import open_set, to_model
     from gentool.families.editgan import editing
     from gentool.families.editgan.losses import squared
-<<<<<<< HEAD
-    from gentool.tasks.edit.editgan import Wish, edit
-    from gentool.tasks.model.load import load_run
-=======
->>>>>>> p4-editgan
 
     data, view = open_set(module.recipe.data, "test"), module.view
     x = to_model(data.take(range(min(len(data), 10 * scale.count))).x)

@@ -19,7 +19,6 @@ from repainting import (
     SCALES,
     along,
     by_vector,
-    changes,
     edits,
     holes,
     linear,
@@ -29,9 +28,10 @@ from repainting import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gentool.families.editgan.losses import Maps
     from gentool.families.editgan.module import EditganModule
 
-FIRST = 20_000
+FIRST = 40_000
 """Number of the first sample that is edited; heads learn from the first 16, and are judged from 10,000 on."""
 Training = tuple[str, tuple[str, ...]]
 """A recipe and its overrides."""
@@ -55,7 +55,7 @@ class Scale:
 QUICK = Scale(
     ("stylegan2/mnist32-small", ()),
     ("classifier/mnist-small", ("data.pad=32", "model.network.channels=8", "trainer.max_steps=400")),
-    ("editgan/mnist32-small", ("trainer.max_steps=800",)),
+    ("editgan/mnist32-small", ("trainer.max_steps=500",)),
     count=50,
     judged=500,
     samples=4000,
@@ -130,41 +130,33 @@ def of_heads(module: EditganModule, scale: Scale, seed: int) -> dict[str, float]
     return {name: overlap(whole[name], whole["known"], HOLE) for name in ("heads", *learnt)}
 
 
-def of_photos(run: Path, scale: Scale, folder: Path) -> dict[str, Any]:
-    """Real test digits with holes, inverted and edited by `gentool edit`."""
-    import numpy as np
+def of_photos(module: EditganModule, maps: Maps | None, scale: Scale) -> dict[str, Any]:
+    """Real test digits with holes, inverted and edited."""
     import torch
 
     from gentool.data import open_set, to_model
+    from gentool.families.editgan import editing
     from gentool.families.editgan.losses import squared
-    from gentool.tasks.edit.editgan import Wish, edit
-    from gentool.tasks.model.load import load_run
 
-    module: Any = load_run(run)[2]
-    data = open_set(module.recipe.data, "test")
-    x = data.take(range(min(len(data), 10 * scale.count))).x
-    x = x[holes(to_model(x)) >= FEWEST][: scale.count]
-    np.savez(folder / "photos.npz", x.permute(0, 2, 3, 1).numpy())
-    wish = Wish(relabel=[("hole", "stroke")])
-    done = edit(run, str(folder / "photos.npz"), wish, out=folder / "edited.npz", batch_size=50, say=say)
-    seen, photos = done.figures, to_model(x)
+    data, view = open_set(module.recipe.data, "test"), module.view
+    x = to_model(data.take(range(min(len(data), 10 * scale.count))).x)
+    x = x[holes(x) >= FEWEST][: scale.count].to(module.device)
+    found = editing.invert(view, x, maps)
     with torch.no_grad():
-        encoded = squared(module.view.render(module.view.encode(photos)), photos)
-    inverted = squared(seen.before, photos)
-    there = holes(seen.before) >= FEWEST
+        seen, encoded = view.render(found.ws), squared(view.render(view.encode(x)), x)
+    error = squared(seen, x)
+    there = (holes(seen) >= FEWEST).to(x.device)
     return {
-        **changes(seen.before[there], seen.after[there], seen.region[there]),
+        **edits(module, found.ws[there], maps, "fill")["figures"],
         "count": len(x),
         "kept_their_hole_when_inverted": int(there.sum()),
-        "psnr": float(seen.psnr.mean()),
+        "psnr": float(-10 * error.log10().mean()),
         "error_of_the_encoder": float(encoded.mean()),
-        "error_inverted": float(inverted.mean()),
-        "seconds": round(done.seconds, 1),
+        "error_inverted": float(error.mean()),
     }
 
 
 def run(settings: Settings) -> Result:
-    import torch
     from models import device
 
     from gentool.tasks.model.load import load_run
@@ -179,7 +171,6 @@ def run(settings: Settings) -> Result:
     edited = edits(module, codes, maps, "fill")
     figures["fill"] = said("fill", edited["figures"])
     figures["fill, labels alone"] = said("alone", edits(module, codes, maps, "fill", outside=0.0)["figures"])
-    figures["fill, without labels"] = edits(module, codes, maps, "fill", labels=0.0)["figures"]
     figures["linear"] = said(
         "linear", along(module, codes, linear(module, scale.samples, settings.seed), edited)
     )
@@ -187,10 +178,8 @@ def run(settings: Settings) -> Result:
     delta = (edits(module, others, maps, "fill")["ws"] - others).mean(0)
     figures["vector"] = by_vector(module, codes, maps, delta)
     for name in ("enlarge", "thicken"):
-        figures[name] = said(name, edits(module, codes, maps, name)["figures"])
-    del edited, others
-    torch.manual_seed(settings.seed)
-    figures["photos"] = said("photos", of_photos(runs["editgan"], scale, runs["editgan"].parent))
+        figures[name] = said(name, edits(module, codes[:10], maps, name)["figures"])
+    figures["photos"] = said("photos", of_photos(module, maps, scale))
     return Result(
         figures,
         claims(figures, scale),
@@ -204,7 +193,7 @@ def about(path: Path, *, given: bool) -> dict[str, Any]:
     """Where the generator came from, and what it was trained on."""
     from gentool.runs.folder import RunFolder
     from gentool.runs.weights import fingerprint
-    from gentool.tasks.sample import stored_recipe
+    from gentool.tasks.model.load import stored_recipe
 
     run = RunFolder.open(path)
     recipe = stored_recipe(run).recipe
@@ -218,7 +207,8 @@ def about(path: Path, *, given: bool) -> dict[str, Any]:
 def described(scale: Scale, generator: dict[str, Any]) -> str:
     origin = "given by --generator" if generator["given by --generator"] else "trained in the benchmark"
     return (
-        f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure, 60 steps an edit; "
+        f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure, "
+        "10 where holes are enlarged and strokes thickened; "
         f"labels by flood fill, of 16 samples to train on and {scale.judged} others to judge by"
     )
 
@@ -249,11 +239,13 @@ def claims(figures: dict[str, Any], scale: Scale) -> list[Claim]:
             fill["outside"] <= equal["outside"] / 3,
         ),
         Claim(
-            f"EditGAN fills the holes of at least 0.8 of {photos['count']} real test digits, inverted first",
+            "EditGAN fills the holes of at least 0.8 of "
+            f"{photos['kept_their_hole_when_inverted']} real test digits, inverted first",
             "",
             f"{photos['filled']:.2f}",
             f"outside the region changed by {photos['outside']:.4f}, inverted at {photos['psnr']:.1f} dB",
             photos["filled"] >= 0.8,
+            "a few dark pixels are left; the heads know samples of one w alone, and an inverted digit has one a layer",
         ),
         Claim(
             f"A vector of other digits: {REFINED} steps of refinement lower the change outside, at success within 0.05",

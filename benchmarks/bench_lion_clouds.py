@@ -52,7 +52,7 @@ class Scale:
     draws: int
 
 
-QUICK = Scale("lion/mnist-clouds-small", (), 200, 1300, 100, 200, 2)
+QUICK = Scale("lion/mnist-clouds-small", (), 300, 2000, 100, 200, 2)
 GPU = Scale(
     "lion/shapes-small",
     (
@@ -244,7 +244,10 @@ def claims(
         rows = [100 * row["1-nna-cd"] for row in figures[name]]
         return f"{nna[name]:.1f} ({min(rows):.1f} to {max(rows):.1f})"
 
-    few = "a few thousand steps: both are far from converged"
+    few = (
+        "a few thousand steps: both are far from converged, and the global latent of so few points is empty, "
+        "which makes it noise to the prior of points"
+    )
     times = scale.ancestral / 25
     return [
         Claim(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HOLE, FEWEST = 2, 4
 """The class, and how many of its pixels make a hole; filled means that none is left."""
-SCALES = (0.5, 1.0, 1.5, 2.0)
+SCALES = (1.0, 2.0)
 REFINED = 30
 
 
@@ -55,7 +55,10 @@ def with_holes(module: EditganModule, count: int, first: int) -> Tensor:
 
 
 def repainted(name: str, labels: Tensor) -> Tensor:
-    """Label maps (B, H, W) as they should be: holes filled, holes a pixel larger, strokes of the left half thicker."""
+    """Label maps (B, H, W) as a user would paint them who sees the picture.
+
+    Holes filled, holes a pixel larger, or strokes of the left half thicker.
+    """
     import torch
 
     from gentool.families.editgan.losses import dilated
@@ -84,8 +87,8 @@ def edits(
 
     view, weights = module.view, replace(editing.Weights(), **terms)
     with torch.no_grad():
-        before, logits = view.render_labelled(codes)
-    labels = logits.argmax(1)
+        before = view.render(codes)
+    labels = stroke_labels(before).to(before.device)
     wanted = repainted(name, labels)
     region = region_of(labels, wanted)
     ws = editing.edit(view, codes, wanted, region, maps, weights=weights).ws
@@ -155,12 +158,13 @@ def by_vector(module: EditganModule, codes: Tensor, maps: Maps | None, delta: Te
     import torch
 
     from gentool.families.editgan import editing
+    from gentool.families.editgan.labels import stroke_labels
     from gentool.families.editgan.losses import region_of
 
     view, found = module.view, {}
     with torch.no_grad():
-        before, logits = view.render_labelled(codes)
-    labels = logits.argmax(1)
+        before = view.render(codes)
+    labels = stroke_labels(before).to(before.device)
     region = region_of(labels, repainted("fill", labels))
     for scale in SCALES:
         for steps in (0, REFINED):

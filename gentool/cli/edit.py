@@ -55,7 +55,7 @@ def edit(
         _option(metavar="L", help="steer, lace: the model's own class labels (default: all in turn)."),
     ] = None,
     iterations: Annotated[
-        int | None, _option(min=1, metavar="N", help="steer: gradients taken (20). editgan: steps (60).")
+        int | None, _option(min=1, metavar="N", help="steer: gradients taken (20). editgan: steps (100).")
     ] = None,
     rate: Annotated[
         float | None, _option(metavar="R", help="steer: length of a move, against the noise's own (0.05).")

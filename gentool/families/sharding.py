@@ -17,8 +17,8 @@ def check_sharding(recipe: Recipe, shards: bool) -> Recipe:
     if not shards:
         raise Misfit(
             "trainer.strategy",
-            f"a step of the family {recipe.family} does more than call whole networks, so that each device needs all "
-            "weights; use ddp",
+            f"the family {recipe.family} keeps all weights on each device: its networks are not made to be cut; "
+            "use ddp",
         )
     if config.precision not in ("32-true", "bf16-mixed"):
         raise Misfit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +45,23 @@ def test_sharded_networks_give_the_same_gradients(
         assert isinstance(gradient, DTensor), name
         assert weight.grad is not None
         torch.testing.assert_close(gradient.full_tensor(), weight.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_are_sharded_too(mesh: DeviceMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "BLOCK", 1)
+    whole, cut = make("edm edm").train(), make("edm edm").train()
+    for part in cut.compiled_parts():
+        part.compile()
+    sharding.shard(cut, cut.compiled_parts(), mesh)
+    batch = batch_of(whole, list(range(8)))
+    torch.testing.assert_close(cut.try_step(batch), whole.try_step(batch), rtol=1e-5, atol=1e-6)
+    found = dict(cut.named_parameters())
+    for name, weight in whole.named_parameters():
+        gradient = found[name].grad
+        assert isinstance(gradient, DTensor), name
+        torch.testing.assert_close(gradient.full_tensor(), weight.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_are_inner_ones_first_and_every_weight_is_in_one(monkeypatch: pytest.MonkeyPatch) -> None:

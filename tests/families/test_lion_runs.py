@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gentool.cli.app import run as command_line
 from gentool.errors import UserError
 from gentool.runs import checkpoints
 from gentool.runs.samples import read_samples
@@ -18,18 +16,7 @@ from gentool.runs.weights import load_weights
 from gentool.tasks.model.load import load_run
 from gentool.tasks.train import train
 from tests.families.lion_runs import recipe, spheres
-from tests.tasks.runs import Ended
-
-Call = Callable[..., Ended]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def ended(*arguments: str | Path) -> Ended:
-        code = command_line([str(argument) for argument in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return ended
+from tests.tasks.runs import Call
 
 
 @pytest.fixture(scope="module")

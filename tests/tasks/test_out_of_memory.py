@@ -10,8 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from gentool import families
+from gentool.data import open_set
 from gentool.errors import GentoolError
+from gentool.recipes.resolve import resolve
 from gentool.runs.weights import load_weights
+from gentool.tasks.model.build import build_module
 from gentool.tasks.sample import sample
 from gentool.tasks.train import train
 from gentool.training.denoising import DenoisingModule
@@ -105,3 +109,17 @@ def test_a_single_row_that_does_not_fit_ends_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(DenoisingModule, "losses", losses)
     with pytest.raises(GentoolError, match="out of GPU memory"):
         train(RECIPE[0], RECIPE[1], run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_shards_do_not_work_off_parts(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other devices gather along with this one, once for each pass of theirs; and no part would have a gradient."""
+    resolved = resolve(*RECIPE, families.recipe_schema)
+    data = open_set(resolved.recipe.data, "train")
+    module = build_module(resolved.recipe, data.spec)
+    module.fit_to_data(data)
+    small_device(monkeypatch, where)
+    module._examples = module.try_examples(data.take(list(range(16))))
+    module._device_mesh = "a mesh of devices"
+    with pytest.raises(torch.OutOfMemoryError, match="faked"):
+        module.backward(module._fitting_loss())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -28,9 +28,9 @@ from gentool.metrics.cache import digest_of
 from gentool.networks.classifier import ResNetClassifier
 from gentool.networks.stylegan2 import Generator
 from gentool.noise import Noise
-from gentool.recipes.schema import Optimizer, Sample
-from gentool.training.module import GenModule, LrSchedule, build_optimizer
-from gentool.training.sampling import Guide, SampleRequest
+from gentool.recipes.schema import Optimizer
+from gentool.training.module import GenModule
+from gentool.training.optimizers import LrSchedule, build_optimizer
 
 TESTED = 200
 """Samples, and real pictures, by which the model is judged."""
@@ -63,6 +63,7 @@ class EditganModule(GenModule):
     """
 
     draws_samples = False
+    no_samples = "editgan draws no samples of its own: use gentool edit RUN PICTURE --method editgan ..."
     takes_turns = True
     recipe: EditganRecipe
     model: Parts
@@ -288,19 +289,9 @@ class EditganModule(GenModule):
             report(TESTED, TESTED)
         return figures
 
-    def draw(self, request: SampleRequest) -> NoReturn:
-        refuse_samples()
-
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
-        refuse_samples()
-
 
 def feature_channels(generator: Generator) -> int:
     """How many features a pixel has: those of the constant and of every convolution."""
     blocks = [b for name, b in generator.synthesis.named_children() if name.startswith("b")]
     convs = [conv for block in blocks for conv in cast(Any, block).layers.values()]
     return cast(int, convs[0].weight.shape[0]) + sum(conv.weight.shape[0] for conv in convs)
-
-
-def refuse_samples() -> NoReturn:
-    raise UserError("editgan draws no samples of its own: use gentool edit RUN PICTURE --method editgan ...")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +17,9 @@ from gentool.families.lace.formula import Attribute, parse
 from gentool.families.lace.network import LatentClassifier, masked_losses
 from gentool.metrics.strokes import measure
 from gentool.noise import Noise
-from gentool.recipes.schema import Sample
 from gentool.training.fitting import model_batches
 from gentool.training.latent import LatentGenerator
 from gentool.training.module import Examples, GenModule
-from gentool.training.sampling import Guide, SampleRequest
 
 BLOCK = 500
 TRIAL, TESTED = 64, 2000
@@ -37,6 +34,7 @@ class LaceModule(GenModule):
     """
 
     draws_samples = False
+    no_samples = "lace draws no samples of its own: use gentool edit RUN --method lace --formula ..."
     recipe: LaceRecipe
     model: LatentClassifier
 
@@ -226,12 +224,6 @@ class LaceModule(GenModule):
             if source(other, config) == source(name, attributes[name])
         }
 
-    def draw(self, request: SampleRequest) -> NoReturn:
-        refuse_samples()
-
-    def check_request(self, settings: Sample, guide: Guide | None = None) -> NoReturn:
-        refuse_samples()
-
 
 def class_names(config: AttributeConfig, spec: DataSpec) -> tuple[str, ...]:
     """The classes of an attribute; none where it is a number."""
@@ -251,7 +243,3 @@ def source(name: str, config: AttributeConfig) -> tuple[str, ...]:
             return ("classifier", config.run)
         case FromTable():
             return ("table", config.path, config.column or name)
-
-
-def refuse_samples() -> NoReturn:
-    raise UserError("lace draws no samples of its own: use gentool edit RUN --method lace --formula ...")

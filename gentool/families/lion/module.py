@@ -22,7 +22,8 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.weights import load_weights
 from gentool.training import drawing
 from gentool.training.ema import Ema
-from gentool.training.module import Examples, GenModule, LrSchedule, build_optimizer
+from gentool.training.module import Examples, GenModule
+from gentool.training.optimizers import LrSchedule, build_optimizer
 from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 Stage = Literal["vae", "priors", "encoders"]

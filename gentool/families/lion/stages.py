@@ -15,7 +15,8 @@ from gentool.families.lion.priors import Priors
 from gentool.points.distances import chamfer, emd
 from gentool.points.neighbours import distances
 from gentool.recipes.schema import Optimizer
-from gentool.training.module import Examples, LrSchedule
+from gentool.training.module import Examples
+from gentool.training.optimizers import LrSchedule
 
 
 def autoencoder_losses(autoencoder: Autoencoder, examples: Examples, guided: Guided | None) -> Tensor:

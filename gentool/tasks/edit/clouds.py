@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +23,11 @@ from gentool.noise import Noise, mix
 from gentool.points.distances import chamfer
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import check_apart, check_writable
-from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, read_samples, write_samples
-from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import label_cycle
-from gentool.tasks.model.load import best_device, load_run
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.training.sampling import SampleRequest
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 Method = Literal["interpolate", "diffuse-denoise"]
 FLOW = (
@@ -77,8 +76,8 @@ def edit_clouds(
     seed: int | None = None,
     out: Path | None = None,
     batch_size: int = 16,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> CloudEdit:
     """Edits clouds of INPUT, or samples of the run, and writes the clouds that come of it.
 
@@ -128,10 +127,7 @@ def edit_clouds(
             made, nfe = variations(editor, x, tau, variants, settings, seed, batch_size, report)
             how |= {"tau": list(tau), "variants": variants}
     provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
+        **origin(run, resolved),
         "edit": how,
     }
     write_samples(out, made, None, provenance)
@@ -183,7 +179,7 @@ def variations(
     settings: Sample,
     seed: int,
     batch_size: int,
-    report: Callable[[int, int, dict[str, float]], None],
+    report: Report,
 ) -> tuple[np.ndarray, float]:
     """(B (1 + variants), N, 3): each cloud's reconstruction, then its variations; and network calls a variation."""
     made, nfe = [], 0.0

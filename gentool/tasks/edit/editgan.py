@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,13 +14,12 @@ from gentool.families.editgan.losses import edited_classes
 from gentool.families.editgan.module import EditganModule
 from gentool.families.editgan.vector import Vector
 from gentool.runs.atomic import atomic_write, check_apart, check_writable
-from gentool.runs.provenance import describe_machine
-from gentool.runs.weights import fingerprint
 from gentool.tasks.edit.editgan_changes import Changes, Inverted, Progress, Wish, inverted
 from gentool.tasks.edit.editgan_report import Edited, Figures
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures
-from gentool.tasks.pictures.write import beside, check_places, write_panel, write_pictures
+from gentool.tasks.pictures.write import beside, check_places, write_pictures
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 LARGE = 0.8
 """Share of a picture above which a region leaves too little to hold it by."""
@@ -41,8 +39,8 @@ def edit(
     resize: bool = False,
     repeat_channels: bool = False,
     batch_size: int = 64,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Edited:
     """Inverts the pictures, changes their codes, writes them, a panel and (of one picture) its label map beside them.
 
@@ -55,7 +53,7 @@ def edit(
         UserError: no run of the family editgan, or a wish that cannot be.
     """
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path)
     if not isinstance(module, EditganModule):
         raise UserError(
@@ -114,25 +112,15 @@ def edit(
         "perceptual": classifier or resolved.recipe.model.perceptual,
     }
     provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
+        **origin(run, resolved),
         "input": found.name,
         "edit": how,
     }
-    write_pictures(out, found, photos, after, provenance)
-    rows = [to_uint8(v).permute(0, 2, 3, 1).numpy() for v in (photos, figures.before, after)]
-    panel = write_panel(
-        out,
-        rows[0],
-        rows[2],
-        difference=True,
-        between={
-            "inverted": rows[1],
-            "labels": figures.painted(module.spec.shape[0], len(module.class_names)),
-        },
-    )
+    between = {
+        "inverted": to_uint8(figures.before).permute(0, 2, 3, 1).numpy(),
+        "labels": figures.painted(module.spec.shape[0], len(module.class_names)),
+    }
+    panel = write_pictures(out, found, photos, after, provenance, difference=True, between=between)
     labels = None
     if len(photos) == 1:
         labels = beside(out, "labels")
@@ -150,7 +138,7 @@ def poorly(index: int, psnr: float, wish: Wish) -> str:
     )
 
 
-def say_what_is_left(figures: Figures, wish: Wish, say: Callable[[str], None]) -> None:
+def say_what_is_left(figures: Figures, wish: Wish, say: Say) -> None:
     """What the user ought to know of a wish that was, or could not be, granted."""
     if wish.mask is None and not wish.relabel and wish.vector is None:
         say("no edit asked for: the pictures as the generator renders them, and their labels")
@@ -176,7 +164,7 @@ def _save(
     module: EditganModule,
     path: Path,
     source: str,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     edited = figures.edited()
     if not bool(edited.any()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -26,6 +26,7 @@ from gentool.families.editgan.module import EditganModule
 from gentool.families.editgan.vector import Vector, load_vector
 from gentool.families.editgan.view import View
 from gentool.tasks.edit.editgan_report import Figures
+from gentool.training.watching import Report
 
 FAITHFUL = 18.0
 """PSNR in dB below which a picture shows something else than the photo."""
@@ -53,7 +54,7 @@ class Wish:
     vector: Path | None = None
     scale: float = 1.0
     refine: int = 0
-    steps: int = 60
+    steps: int = 100
     invert_steps: int = 100
     invert_from: editing.Start = "encoder"
     noise: float | None = None
@@ -112,9 +113,7 @@ def inverted(
 class Progress:
     """Steps of inversion and edit, as pictures done."""
 
-    def __init__(
-        self, report: Callable[[int, int, dict[str, float]], None], first: int, rows: int, total: int
-    ):
+    def __init__(self, report: Report, first: int, rows: int, total: int):
         self.report, self.first, self.rows, self.total = report, first, rows, total
 
     def part(self, index: int) -> editing.Report:

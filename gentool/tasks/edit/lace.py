@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -22,13 +22,12 @@ from gentool.families.lace.module import LaceModule
 from gentool.families.lace.samplers import NAMES, Settings
 from gentool.noise import Noise
 from gentool.runs.atomic import check_writable
-from gentool.runs.provenance import describe_machine
 from gentool.runs.samples import check_output, write_samples
-from gentool.runs.weights import fingerprint
 from gentool.tasks.edit.lace_scores import Scores, load_verdict
 from gentool.tasks.model.labels import label_cycle
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.write import write_panel
+from gentool.training.watching import Report, Say, unreported, unsaid
 
 COLLAPSED = 0.7
 """Share of sqrt(d) below which the latents' mean norm says that they left the prior."""
@@ -104,8 +103,8 @@ def edit(
     allow_same_judge: bool = False,
     out: Path | None = None,
     batch_size: int = 64,
-    report: Callable[[int, int, dict[str, float]], None] = lambda done, total, figures: None,
-    say: Callable[[str], None] = lambda line: None,
+    report: Report = unreported,
+    say: Say = unsaid,
 ) -> Led:
     """Leads `count` latents to the first formula, then on to it and the second, and so on; writes the last pictures.
 
@@ -121,7 +120,7 @@ def edit(
         GentoolError: not one latent could be led.
     """
     started, how = time.perf_counter(), how or How()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     run, resolved, module = load_run(path)
     if not isinstance(module, LaceModule):
         raise UserError(
@@ -167,10 +166,7 @@ def edit(
     chosen = {"sampler": how.sampler, "formulas": [str(node) for node in nodes], "seed": seed}
     held = None if labels is None else labels.cpu().numpy()
     provenance = {
-        **describe_machine(),
-        "run": run.path.name,
-        "recipe": resolved.text,
-        "model_sha256": fingerprint(run.weights),
+        **origin(run, resolved),
         "edit": {"method": "lace", **chosen},
     }
     pixels = [to_uint8(x).permute(0, 2, 3, 1).cpu().numpy() for x in stages]
@@ -191,7 +187,7 @@ def edit(
     )
 
 
-def parsed(formulas: Sequence[str], module: LaceModule, say: Callable[[str], None]) -> list[Node]:
+def parsed(formulas: Sequence[str], module: LaceModule, say: Say) -> list[Node]:
     """The formulas as trees; a contradiction is told, and led to all the same.
 
     Raises:

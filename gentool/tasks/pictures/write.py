@@ -29,15 +29,16 @@ def write_pictures(
     provenance: dict[str, Any],
     *,
     difference: bool = False,
+    between: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Path:
-    """The changed pictures, and the panel beside them."""
+    """The changed pictures (N, C, H, W), and the panel beside them; the rest as of `write_panel`."""
     old, new = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
     if found.single and out.suffix.lower() == ".png":
         with atomic_write(out) as scratch:
             Image.fromarray(new[0, ..., 0] if new.shape[-1] == 1 else new[0]).save(scratch, format="PNG")
     else:
         write_samples(out, new, None if found.labels is None else np.asarray(found.labels), provenance)
-    return write_panel(out, old, new, difference=difference)
+    return write_panel(out, old, new, difference=difference, between=between)
 
 
 def check_places(

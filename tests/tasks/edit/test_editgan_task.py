@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from safetensors.torch import load_file
 
 from gentool.families.editgan.labels import read_label_map, write_label_map
 from gentool.tasks.train import train
-from tests.tasks.runs import Ended
+from tests.tasks.runs import Call
 
-Call = Callable[..., Ended]
 FEW = ("--invert-steps", 2, "--iterations", 8)
 
 

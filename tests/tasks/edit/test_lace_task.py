@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,7 @@ from gentool.tasks.evaluate import evaluate
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
 from gentool.tasks.train import train
-from tests.tasks.runs import Ended
-
-Call = Callable[..., Ended]
+from tests.tasks.runs import Call
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_the_command_starts_the_processes_and_blocks_change_nothing(runs: Path, 
     done = gentool("train", *RECIPE, "trainer.strategy=fsdp", "--run-dir", run, "-q")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(run)]
-    assert_same(run, runs / "fsdp", rtol=0, atol=0)
+    assert_same(run, runs / "fsdp", **CLOSE)
 
 
 # --- before training ---

@@ -88,7 +88,7 @@ def evaluate(
     if done.evaluation is not None:
         e = done.evaluation
         note(f"features: {e.features} ({e.extractor or e.preprocessing})", quiet)
-        note(f"reference: {e.reference}, {e.reference_count} images; {e.count} samples", quiet)
+        note(f"reference: {e.reference}, {e.reference_count} examples; {e.count} samples", quiet)
     elif done.reference is not None:
         note(f"{done.reference}: {done.count} examples", quiet)
     if page is not None:

@@ -83,7 +83,7 @@ def _evaluation(document: Mapping[str, Any]) -> str:
         "Extractor": document.get("extractor"),
         "Preprocessing": document.get("preprocessing"),
         "Reference": document.get("reference"),
-        "Reference images": document.get("reference_count"),
+        "Reference examples": document.get("reference_count"),
         "Reference fingerprint": document.get("reference_fingerprint"),
         "Samples judged": document.get("count"),
     }

@@ -82,7 +82,7 @@ def test_report_goes_where_it_is_told_and_the_table_to_standard_output(
     rows = [line.split() for line in done.out.splitlines()]
     assert rows[0] == ["METRIC", "VALUE"]
     assert [row[0] for row in rows[1:]] == ["fid", "precision", "recall"]
-    assert "digits, 1438 images; 20 samples" in done.err
+    assert "digits, 1438 examples; 20 samples" in done.err
 
 
 def test_files_of_other_tools_need_a_reference(run: Path, tmp_path: Path, call: Call) -> None:

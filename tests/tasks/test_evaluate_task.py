@@ -27,7 +27,7 @@ CHEAP = ("--features", "pixels", "--metric", "fid", "--metric", "precision-recal
 def run(whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of the test's own, with a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return shutil.copytree(whole_run, tmp_path / "run")
+    return shutil.copytree(whole_run, tmp_path / "run", ignore=shutil.ignore_patterns("samples"))
 
 
 def digits(count: int, split: str = "test") -> tuple[np.ndarray, np.ndarray]:

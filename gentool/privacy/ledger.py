@@ -80,14 +80,21 @@ class Ledger:
         return cls(journal)
 
     @classmethod
-    def start(cls, path: Path | str, header: Mapping[str, Any] | None = None) -> Ledger:
+    def start(
+        cls, path: Path | str, header: Mapping[str, Any] | None = None, *, writes: bool = True
+    ) -> Ledger:
         """The ledger of a run that is about to be trained; what one that is there says was spent stays spent.
+
+        Args:
+            writes: False for a further process of a run, beside the one that writes: it comes to the same plan from
+                whatever is on the disk by then (nothing, the beginning of a line), and what it adds stays in memory.
 
         Raises:
             CorruptError: as `open`.
         """
         path = Path(path)
-        ledger = cls(Journal.open(path) if path.is_file() else Journal(path))
+        journal = Journal.open(path) if path.is_file() else Journal(path)
+        ledger = cls(journal if writes else journal.draft())
         if not ledger._journal.records:
             # Runs by one recipe would else have the same ledger, and copies of one run could not be told from them.
             words = {

@@ -109,16 +109,16 @@ def prepare(
     check(module)
     if state is None:
         module.fit_privately()
-    ledger = _ledger(run, resolved, main)
-    kept = None if state is None else state["ledger"]
-    if ledger is not None and kept is not None and not ledger.holds(kept):
+    header = {"recipe": resolved.name, "data": recipe.data.name}
+    ledger = Ledger.start(run.ledger, header, writes=main)
+    if state is not None and not ledger.holds(state["ledger"]):
         raise CorruptError("the ledger was cut back, or is another run's: restore it", str(run.ledger))
     made = _plan(recipe, ledger, done)
-    before = None if ledger is None else ledger.plan
+    before = ledger.plan
     if before is not None and before.noise_multiplier != made.noise_multiplier and not allow_change:
         made = replace(before, steps=made.steps)
     steps = recipe.trainer.max_steps
-    left = None if ledger is None or done >= steps else ledger.remaining(made)
+    left = None if done >= steps else ledger.remaining(made)
     stop = steps if left is None else min(steps, done + left)
     if done >= stop and done < steps:
         raise BudgetError(
@@ -126,7 +126,7 @@ def prepare(
             f"{made.delta:g}: the run is complete as it is, or goes on with more noise (--allow-change)",
             str(run.path),
         )
-    if main and ledger is not None and done < steps:
+    if done < steps:
         if before is not None and before.release != made.release:
             say("warning: the noise or the sample rate changed: the steps to come are a new phase")
         ledger.adopt(made)
@@ -163,23 +163,16 @@ def check_checkpoint(run: RunFolder, recipe: Recipe, state: dict[str, Any] | Non
         )
 
 
-def _ledger(run: RunFolder, resolved: Resolved, main: bool) -> Ledger | None:
-    if main:
-        header = {"recipe": resolved.name, "data": resolved.recipe.data.name}
-        return Ledger.start(run.ledger, header)
-    return Ledger.open(run.ledger) if run.ledger.is_file() else None
-
-
-def _plan(recipe: Recipe, ledger: Ledger | None, first_step: int) -> Plan:
+def _plan(recipe: Recipe, ledger: Ledger, first_step: int) -> Plan:
     assert recipe.privacy is not None
     return plan(
         recipe.privacy,
         recipe.data.batch_size,
         recipe.trainer.max_steps,
         recipe.data.public_records(),
-        () if ledger is None else ledger.phases(),
+        ledger.phases(),
         first_step=first_step,
-        previous=None if ledger is None else ledger.plan,
+        previous=ledger.plan,
         private_step=recipe.private_step,
     )
 

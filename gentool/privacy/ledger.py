@@ -201,8 +201,11 @@ class Ledger:
             return "steps were taken without noise"
         return next((reason for plan in self.plans if (reason := plan.not_private())), None)
 
-    def remaining(self, plan: Plan) -> int | None:
+    def remaining(self, plan: Plan, enough: int | None = None) -> int | None:
         """How many more steps of `plan` its target allows; None where it has no target.
+
+        Args:
+            enough: as `find_steps` takes it.
 
         Raises:
             BudgetError: what was released exceeds the target already.
@@ -210,7 +213,7 @@ class Ledger:
         if plan.target_epsilon is None or plan.noise_multiplier is None:
             return None
         mechanism = SampledGaussian(plan.noise_multiplier, plan.sample_rate)
-        return find_steps(plan.target_epsilon, plan.delta, mechanism, self.phases(), plan.judge)
+        return find_steps(plan.target_epsilon, plan.delta, mechanism, self.phases(), plan.judge, enough)
 
     def _this_life(self) -> int:
         if self._life is None:

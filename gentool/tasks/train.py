@@ -171,7 +171,9 @@ def _train(
         stop=flag,
         on_step=None
         if on_step is None
-        else Status(on_step, lambda: module.device, lambda: None if private is None else private.epsilon),
+        else Status(
+            on_step, lambda: module.device, lambda: None if private is None else private.epsilon_so_far()
+        ),
         restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
         last_step=stop,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from gentool.errors import BudgetError, CorruptError, UserError
 from gentool.privacy.account import account_of, rounded_up
 from gentool.privacy.ledger import Ledger
+from gentool.privacy.mechanisms import merge
 from gentool.privacy.plan import Plan, plan
 from gentool.privacy.randomness import Secrets
 from gentool.recipes.resolve import Resolved
@@ -20,6 +22,9 @@ from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
 from gentool.training.watching import Say
 
+MARKS = 20
+"""How often at most, over a training, an accountant that is not instant is asked what has been spent so far."""
+
 
 @dataclass
 class PrivateTraining:
@@ -27,13 +32,16 @@ class PrivateTraining:
 
     Attributes:
         plan: that it follows. stop: the step it may train to: `trainer.max_steps`, or where the budget ends.
+        total: releases that the ledger will state when the training gets there.
         ledger: on rank 0, which alone writes it.
     """
 
     privacy: Privacy
     plan: Plan
     stop: int
+    total: int
     ledger: Ledger | None
+    _told: tuple[int, float] = (0, 0.0)  # releases, and the epsilon of them
 
     def set_up(self, module: GenModule, device: torch.device, rank: int, world: int, say: Say) -> SecretStep:
         """Gives the module its step; of DP-SGD the engine is tried on the device first."""
@@ -80,6 +88,18 @@ class PrivateTraining:
         account = account_of(self.ledger, self.plan)
         return None if account.not_private else account.epsilon
 
+    def epsilon_so_far(self) -> float | None:
+        """`epsilon` for a line of status: never less, and where the accountant takes seconds, what it will be at most
+        a twentieth of the training later."""
+        if self.plan.judge.instant or self.ledger is None or self.ledger.not_private():
+            return self.epsilon
+        taken = self.ledger.steps
+        if taken > self._told[0]:
+            ahead = min(math.ceil(self.total / MARKS), self.total - taken)
+            phases = merge([*self.ledger.phases(), *self.plan.release.phases(ahead)])
+            self._told = taken + ahead, self.plan.judge.epsilon(phases, self.plan.delta).epsilon
+        return self._told[1]
+
 
 def prepare(
     run: RunFolder,
@@ -118,7 +138,7 @@ def prepare(
     if before is not None and before.noise_multiplier != made.noise_multiplier and not allow_change:
         made = replace(before, steps=made.steps)
     steps = recipe.trainer.max_steps
-    left = None if done >= steps else ledger.remaining(made)
+    left = None if done >= steps else ledger.remaining(made, enough=steps - done)
     stop = steps if left is None else min(steps, done + left)
     if done >= stop and done < steps:
         raise BudgetError(
@@ -132,7 +152,8 @@ def prepare(
         ledger.adopt(made)
         for line in (*made.lines(), *_expected(made, ledger, stop - done)):
             say(line)
-    return PrivateTraining(recipe.privacy, made, stop, ledger if main else None)
+    total = ledger.steps + max(0, stop - done)
+    return PrivateTraining(recipe.privacy, made, stop, total, ledger if main else None)
 
 
 def check_checkpoint(run: RunFolder, recipe: Recipe, state: dict[str, Any] | None) -> None:

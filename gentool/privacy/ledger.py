@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +49,7 @@ class Ledger:
     Attributes:
         header: what `start` was given. plans: each plan that the run was trained by, in order.
         stretches: all that may have been released, in order.
+        inherited: what other runs released that this one starts from, by their `id`; part of `stretches`.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -57,6 +59,7 @@ class Ledger:
         self.header: dict[str, Any] = {}
         self.plans: list[Plan] = []
         self.stretches: list[Stretch] = []
+        self.inherited: dict[str, Counter[Release]] = {}
         self._settled: dict[int, int] = {}  # life -> the step it has told to have stopped at
         for number, record in enumerate(journal.records, 1):
             try:
@@ -148,15 +151,32 @@ class Ledger:
         if self._life is None or step >= self._ends.get(self._life, 0):
             self.reserve(release, step, min(stretch(steps), steps - step))
 
-    def record(self, release: Release, count: int = 1) -> None:
+    def record(self, release: Release, count: int = 1, run: str | None = None) -> None:
         """Accounts for what is released beside the steps, such as a noisy label histogram, before it is computed.
+
+        Args:
+            run: the `id` of the run whose ledger states it too.
 
         Raises:
             GentoolError: as `reserve`.
         """
         if count < 1:
             raise ValueError(f"{count} releases")
-        self._write({"record": asdict(release), "count": count, "life": self._this_life()})
+        from_run = {} if run is None else {"run": run}
+        self._write({"record": asdict(release), "count": count, "life": self._this_life(), **from_run})
+
+    def inherit(self, base: Ledger) -> None:
+        """Accounts for all that the run released that this one starts from; what of it stands here is not repeated.
+
+        Raises:
+            GentoolError: as `reserve`.
+        """
+        known = self.inherited.get(base.id, Counter())
+        stated: Counter[Release] = Counter()
+        for one in base.stretches:
+            stated[one.release] += one.count
+        for release, count in (stated - known).items():
+            self.record(release, count, base.id)
 
     def settle(self, step: int) -> None:
         """States that this process took all steps before `step` and none after; call it when the loop has stopped.
@@ -239,7 +259,10 @@ class Ledger:
             self.stretches.append(one)
             self._ends[one.life] = one.end
         elif "record" in record:
-            self.stretches.append(Stretch(Release(**record["record"]), 0, record["count"], 0))
+            release, count = Release(**record["record"]), record["count"]
+            self.stretches.append(Stretch(release, 0, count, 0))
+            if "run" in record:
+                self.inherited.setdefault(record["run"], Counter())[release] += count
         elif "settle" in record:
             self._settle(record["settle"], record["life"])
         else:

@@ -128,7 +128,7 @@ def _train(
     if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
     private = prepare(
-        run, resolved, module, state, allow_change=allow_change, main=is_main_process(), say=say
+        run, resolved, module, state, base=base, allow_change=allow_change, main=rank_zero, say=say
     )
     if state is None:
         if private is None:

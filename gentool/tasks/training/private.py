@@ -9,14 +9,16 @@ from typing import Any
 import torch
 
 from gentool.errors import BudgetError, CorruptError, UserError
-from gentool.privacy.account import account_of, rounded_up
+from gentool.privacy.account import account_of
 from gentool.privacy.ledger import Ledger
 from gentool.privacy.mechanisms import merge
 from gentool.privacy.plan import Plan, plan
 from gentool.privacy.randomness import Secrets
+from gentool.privacy.statement import rounded_up
 from gentool.recipes.resolve import Resolved
 from gentool.recipes.schema import Privacy, Recipe
 from gentool.runs.folder import RunFolder
+from gentool.tasks.model.base import ledger_to_inherit
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
@@ -107,6 +109,7 @@ def prepare(
     module: GenModule,
     state: dict[str, Any] | None,
     *,
+    base: RunFolder | None = None,
     allow_change: bool,
     main: bool,
     say: Say,
@@ -114,7 +117,7 @@ def prepare(
     """Opens the ledger, settles the plan and tells it; None for a recipe without `privacy:`.
 
     Args:
-        state: the checkpoint that training goes on from.
+        state: the checkpoint that training goes on from. base: the run that the model starts from, where there is one.
         allow_change: calibrate the noise of the steps to come anew where more of them are asked for.
 
     Raises:
@@ -126,6 +129,7 @@ def prepare(
     check_checkpoint(run, recipe, state)
     if recipe.privacy is None:
         return None
+    inherited = None if base is None else ledger_to_inherit(base, recipe.privacy)
     check(module)
     if state is None:
         module.fit_privately()
@@ -133,6 +137,8 @@ def prepare(
     ledger = Ledger.start(run.ledger, header, writes=main)
     if state is not None and not ledger.holds(state["ledger"]):
         raise CorruptError("the ledger was cut back, or is another run's: restore it", str(run.ledger))
+    if inherited is not None:
+        ledger.inherit(inherited)
     made = _plan(recipe, ledger, done)
     before = ledger.plan
     if before is not None and before.noise_multiplier != made.noise_multiplier and not allow_change:
@@ -150,7 +156,10 @@ def prepare(
         if before is not None and before.release != made.release:
             say("warning: the noise or the sample rate changed: the steps to come are a new phase")
         ledger.adopt(made)
-        for line in (*made.lines(), *_expected(made, ledger, stop - done)):
+        if inherited is not None:
+            cost = made.judge.epsilon(inherited.phases(), made.delta).epsilon
+            say(f"base        epsilon {rounded_up(cost, 4)} is spent on it, and counts")
+        for line in (*made.lines(), made.outcome(ledger.phases(), stop - done)):
             say(line)
     total = ledger.steps + max(0, stop - done)
     return PrivateTraining(recipe.privacy, made, stop, total, ledger if main else None)
@@ -196,13 +205,3 @@ def _plan(recipe: Recipe, ledger: Ledger, first_step: int) -> Plan:
         previous=ledger.plan,
         private_step=recipe.private_step,
     )
-
-
-def _expected(made: Plan, ledger: Ledger, count: int) -> list[str]:
-    """What the run will have spent after `count` more steps, or that it protects nobody."""
-    reason = made.not_private()
-    if reason is not None:
-        return [f"warning: NOT PRIVATE: {reason}"]
-    phases = [*ledger.phases(), *made.release.phases(count)]
-    spent = made.judge.epsilon(phases, made.delta)
-    return [f"epsilon     {rounded_up(spent.epsilon, 4)} at delta {made.delta:g} when it is done"]

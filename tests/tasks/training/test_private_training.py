@@ -286,6 +286,14 @@ def test_a_run_says_when_it_protects_nobody(tmp_path: Path, call: Call) -> None:
         assert "NOT PRIVATE" in (tmp_path / name / "README.md").read_text()
 
 
+def test_figures_of_a_private_run_are_said_to_be_uncovered(whole: Path, tmp_path: Path, call: Call) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    ended = call("evaluate", run, "-n", 12, "--metric", "fid", "--features", "pixels")
+    assert ended.code == 0, ended.err
+    assert "no epsilon covers them" in ended.err
+    assert "fid" not in (run / "README.md").read_text()
+
+
 def test_a_debugged_run_repeats_and_a_private_one_does_not(tmp_path: Path) -> None:
     def weights(name: str, *changes: str) -> bytes:
         train(TINY[0], (*TINY[1:], "trainer.max_steps=3", *changes), run_dir=tmp_path / name)

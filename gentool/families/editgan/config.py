@@ -106,4 +106,5 @@ FAMILY = Family(
     recipe=EditganRecipe,
     module="gentool.families.editgan.module:EditganModule",
     distils=True,
+    draws_samples=False,
 )

@@ -77,6 +77,10 @@ class GenieModule(GenModule):
         self.base.fit_to_data(dataset)
         self._try_derivative()
 
+    def fit_privately(self) -> None:
+        """A trained base has its constants, and nothing else is measured."""
+        self.assume_data()
+
     def assume_data(self) -> None:
         self.base.assume_data()
         self._try_derivative()

@@ -135,6 +135,12 @@ def test_wrong_switches_are_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_is_not_replaced_by_its_samples(whole_run: Path, call: Call) -> None:
+    before = sorted(whole_run.iterdir())
+    call("sample", whole_run, "-n", 1, "-o", whole_run).refused(2, "holds other things")
+    assert sorted(whole_run.iterdir()) == before
+
+
 def test_errors_as_json(whole_run: Path, call: Call) -> None:
     done = call("sample", whole_run, "--solver", "nosuch", "--json")
     assert done.code == 2

@@ -51,7 +51,7 @@ def export(path: Path | str, out: Path) -> Exported:
     scratch = RunFolder(temporary(out))
     with plain_failures(out):
         try:
-            scratch.path.mkdir()
+            scratch.path.mkdir(parents=True)
             write_text(scratch.recipe, resolved.text)
             for file in (run.weights, *([run.ledger] if account else [])):
                 shutil.copyfile(file, scratch.path / file.name)

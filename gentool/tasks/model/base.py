@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.atomic import atomic_write, make_folder
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
 
@@ -63,7 +63,7 @@ def keep(source: str, run: RunFolder, *, started: bool) -> None:
             f"(RUN=$(gentool train {source})), and add base=$RUN",
             "base",
         )
-    check_writable(copy.path)
+    make_folder(copy.path)
     for old, new in (
         (base.recipe, copy.recipe),
         (base.provenance, copy.provenance),

@@ -17,6 +17,7 @@ from gentool.diffusion.guidance.compose import Null
 from gentool.diffusion.predictor import Derive, Guidance, Predictor
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.catalog import SOLVERS
+from gentool.diffusion.solvers.core import Solver
 from gentool.diffusion.solvers.core import build as build_solver
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.diffusion.solvers.stochastic import Ancestral, mean_gains
@@ -154,6 +155,7 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
         raise UserError(
             "sample.afs and time_shift are for states of data alone; this model's have a velocity"
         )
+    notes = [*grid.notes, *plan_notes(settings, solver, grid, denoiser.process)]
     build_guidance(settings, grid, denoiser, traits, guide)
     if guide is not None:
         if denoiser.process.state_parts > 1:
@@ -164,7 +166,24 @@ def check(settings: Sample, denoiser: Denoiser, traits: Traits, guide: Guide | N
     if settings.threshold != "none" and not traits.images:
         raise UserError("sample.threshold is for images, whose values lie in [-1, 1]")
     clipped = settings.threshold != "none" or not traits.images
-    return [*grid.notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
+    return [*notes, *rules.notices(rules.check(settings.guidance), clipped=clipped)]
+
+
+def plan_notes(settings: Sample, solver: Solver, grid: Grid, process: Process) -> tuple[str, ...]:
+    """What the user should hear of the steps that the solver will take.
+
+    Raises:
+        UserError: a solver with steps of its own, and nothing for it to go through.
+    """
+    if not solver.adaptive:
+        return solver.prepare(grid, process).notes
+    if grid.steps == 1 and grid.final == "zero":
+        raise UserError(
+            f"{settings.solver} goes from the grid's first level to its last above sigma = 0, which with one step are "
+            "the same: take 2",
+            "sample.steps",
+        )
+    return ()
 
 
 def check_variance(settings: Sample) -> None:

@@ -92,8 +92,7 @@ def train(
     if not is_main_process():
         with StopFlag() as flag:
             return _train(run, resolved, None, lambda line: None, started, allow_change, flag)
-    run.create()
-    with run.lock(), StopFlag() as flag:
+    with run.training(), StopFlag() as flag:
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:

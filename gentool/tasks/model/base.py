@@ -14,7 +14,7 @@ from pathlib import Path
 from gentool.errors import CorruptError, UserError
 from gentool.privacy.ledger import Ledger
 from gentool.recipes.schema import Privacy
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.runs.atomic import atomic_write, make_folder
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
 
@@ -66,7 +66,7 @@ def keep(source: str, run: RunFolder, *, started: bool) -> None:
             f"(RUN=$(gentool train {source})), and add base=$RUN",
             "base",
         )
-    check_writable(copy.path)
+    make_folder(copy.path)
     copy.ledger.unlink(missing_ok=True)  # of another base, which a start that failed had copied
     for old, new in (
         (base.recipe, copy.recipe),

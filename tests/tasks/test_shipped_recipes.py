@@ -131,6 +131,7 @@ PARAMETERS = {
     "lion/shapes-small": 1_678_863,
     "lion/shapes-voxel-small": 1_678_863,
     "lion/mnist-clouds-small": 1_398_983,
+    "sap/shapenet-paper": 1_085_816,
     "sap/shapes-small": 266_696,
     "dp-sinkhorn/celeba-paper": 3_886_595,
     "dp-sinkhorn/digits-small": 27_712,

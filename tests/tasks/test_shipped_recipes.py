@@ -209,6 +209,8 @@ def thin(name: str) -> list[str]:
         parts = ("vae.encoder", "vae.decoder", "point_prior.network")
         small = [f"model.{part}={SMALL_CLOUDS}" for part in parts]
         return [*small, "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
+    if name.startswith("sap/"):
+        return ["model.width=8", "model.blocks=1", "model.grid=8"] if name in PAPER else []
     network = getattr(resolved(name).recipe.model, "network", None)
     return [f"model.{change}" for change in THINNER.get(getattr(network, "name", ""), ()) if name in PAPER]
 

@@ -127,7 +127,9 @@ def evaluate(
         config = reference_data(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = best_device()
-        judge_run = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
+        judge_run = (
+            None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
+        )
         if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
@@ -135,7 +137,9 @@ def evaluate(
             return further
         points = images.shape[1] if train.spec.kind == "points" and images.ndim == 3 else None
         if points is not None and points < train.spec.shape[0]:
-            say(f"samples have {points} points: held against as many first ones of each shape of {config.name}")
+            say(
+                f"samples have {points} points: held against as many first ones of each shape of {config.name}"
+            )
         evaluation = judge(
             as_images(images, labels),
             ImageSet(train, config.name, points),

@@ -208,7 +208,9 @@ def thin(name: str) -> list[str]:
     if name.startswith("lion/"):
         parts = ("vae.encoder", "vae.decoder", "point_prior.network")
         small = [f"model.{part}={SMALL_CLOUDS}" for part in parts]
-        return [*small, "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
+        return (
+            [*small, "model.points=32", "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
+        )
     if name.startswith("sap/"):
         return ["model.width=8", "model.blocks=1", "model.grid=8"] if name in PAPER else []
     network = getattr(resolved(name).recipe.model, "network", None)

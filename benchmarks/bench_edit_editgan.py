@@ -209,7 +209,8 @@ def described(scale: Scale, generator: dict[str, Any]) -> str:
     return (
         f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure, "
         "10 where holes are enlarged and strokes thickened; "
-        f"labels by flood fill, of 16 real digits as the encoder sees them to train on and {scale.judged} samples to judge by"
+        "labels by flood fill, of 16 real digits as the encoder sees them to train on and "
+        f"{scale.judged} samples to judge by"
     )
 
 

@@ -76,6 +76,11 @@ def evaluate(
         return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
+        if main and resolved.recipe.privacy is not None:
+            say(
+                "note: figures and reports of a private run are computed from its data, and no epsilon covers them: "
+                "keep them with the run"
+            )
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:

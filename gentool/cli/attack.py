@@ -98,7 +98,8 @@ def measure(
     )
     folder = out or default_folder(opened.path, target.identity, plan, target.purifier)
     page = options.report or folder / "report.html"
-    check_writable(page.absolute().parent)
+    if options.report is not None:  # OUT itself is proven once nothing else can be refused
+        check_writable(page.absolute().parent)
     with progress("attacking", "picture", quiet) as show:
         done = robustness(target, plan, folder, report=show, say=say)
     document = done.document() | {"report": str(page)}

@@ -22,6 +22,7 @@ from gentool.metrics.evaluate import evaluate
 from gentool.metrics.images import ImageSet, as_images
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
+from gentool.runs.folder import told_apart
 from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import best_device, load_run
@@ -128,7 +129,8 @@ def compare(
         for line in module.check_request(one, guide):
             say(f"{one.solver}: {line}")
     judge = None if reference is None else Judge(reference, resolved.recipe.evaluate.features, seed)
-    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}.png"
+    asked = told_apart(chosen.model_dump_json(), list(steps), job.labels, job.classifier, reference)
+    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}-{asked}.png"
     if picture.suffix.lower() != ".png":
         raise UserError("a comparison is a picture: name a .png", str(picture))
     check_writable(picture.parent)

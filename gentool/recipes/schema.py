@@ -201,6 +201,9 @@ class Privacy(Strict):
     """Memory for the gradients and activations of the records that are worked on at once."""
     physical_batch: Positive | None = None
     """Records that are worked on at once; absent: as many as memory_gib holds. Never changes the result."""
+    pretrained: Literal["public"] | None = None
+    """public: the run that this one starts from (`base:`) learned from other, public data, and costs nothing; absent:
+    what its ledger states counts, and a run without one is refused."""
     secure_noise: bool = False
     """Sum four Gaussians drawn in 64 bits: harder to attack through floating-point rounding."""
     debug_seed: Annotated[int, Field(ge=0)] | None = None

@@ -92,8 +92,7 @@ def train(
     if not is_main_process():
         with StopFlag() as flag:
             return _train(run, resolved, None, lambda line: None, started, allow_change, flag)
-    run.create()
-    with run.lock(), StopFlag() as flag:
+    with run.training(), StopFlag() as flag:
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:
@@ -129,7 +128,7 @@ def _train(
     if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
     private = prepare(
-        run, resolved, module, state, allow_change=allow_change, main=is_main_process(), say=say
+        run, resolved, module, state, base=base, allow_change=allow_change, main=rank_zero, say=say
     )
     if state is None:
         if private is None:
@@ -173,7 +172,9 @@ def _train(
         stop=flag,
         on_step=None
         if on_step is None
-        else Status(on_step, lambda: module.device, lambda: None if private is None else private.epsilon),
+        else Status(
+            on_step, lambda: module.device, lambda: None if private is None else private.epsilon_so_far()
+        ),
         restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
         last_step=stop,
     )

@@ -150,4 +150,5 @@ FAMILY = Family(
     paper="Yin et al. 2022, A-ViT: Adaptive Tokens for Efficient Vision Transformer (2112.07658)",
     recipe=AVitRecipe,
     module="gentool.families.a_vit.module:AVitModule",
+    draws_samples=False,
 )

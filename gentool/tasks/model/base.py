@@ -1,7 +1,8 @@
 """The frozen runs that a model is distilled from: where they lie, and the copies that the run folder keeps.
 
-A run of a family that distils holds `base/`, a run folder itself (recipe, weights, provenance): it can be moved and
-archived like any other. Its own weights name the copy by its SHA-256, so that neither is used without the other.
+A run of a family that distils holds `base/`, a run folder itself (recipe, weights, provenance, ledger): it can be
+moved and archived like any other. Its own weights name the copy by its SHA-256, so that neither is used without the
+other.
 A run with a teacher holds `teacher/`, likewise: training goes on with it, and nothing else needs it.
 """
 
@@ -12,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.privacy.ledger import Ledger
+from gentool.recipes.schema import Privacy
+from gentool.runs.atomic import atomic_write, make_folder
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
 
@@ -66,14 +69,36 @@ def keep(source: str, run: RunFolder, *, started: bool, folder: str = FOLDER, ke
             f"(RUN=$(gentool train {source})), and add {key}=$RUN",
             key,
         )
-    check_writable(copy.path)
+    make_folder(copy.path)
+    copy.ledger.unlink(missing_ok=True)  # of another base, which a start that failed had copied
     for old, new in (
         (base.recipe, copy.recipe),
         (base.provenance, copy.provenance),
-        (base.weights, copy.weights),
+        *([(base.ledger, copy.ledger)] if base.ledger.is_file() else []),
+        (base.weights, copy.weights),  # last: what shows a further process that the copy is whole
     ):
         with atomic_write(new) as scratch:
             shutil.copyfile(old, scratch)
+
+
+def ledger_to_inherit(base: RunFolder, privacy: Privacy) -> Ledger | None:
+    """The ledger of a base that learned from the records which `privacy` protects; None where it need not count.
+
+    Raises:
+        UserError: the base protects nobody, so nothing that is built on it can. CorruptError: its ledger is damaged.
+    """
+    if privacy.pretrained is not None or not privacy.enabled:
+        return None
+    ledger = Ledger.open(base.ledger) if base.ledger.is_file() else None
+    reason = "it was trained without a privacy: block" if ledger is None else ledger.not_private()
+    if reason is not None:
+        raise UserError(
+            f"the run to start from protects nobody ({reason}), and what it learned of the records goes along with "
+            "what is built on it: train it privately, or, if it learned from other, public data, say "
+            "privacy.pretrained: public",
+            "base",
+        )
+    return ledger
 
 
 def describe(base: RunFolder) -> dict[str, str]:

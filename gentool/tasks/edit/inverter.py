@@ -17,7 +17,7 @@ from gentool.errors import UserError
 from gentool.families.genie.module import GenieModule
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
-from gentool.training import drawing
+from gentool.training import drawable, drawing
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 
@@ -149,7 +149,7 @@ def build_inverter(module: GenModule, method: Method, sample: Sample, settings: 
     if solver.stochastic:
         raise UserError(f"solver={sample.solver} draws noise, and does not run backwards", "--set")
     if {"derivative", "head"} & set(info.needs):
-        drawing.check_derivative(sample, predicted="head" in info.needs)
+        drawable.check_derivative(sample, predicted="head" in info.needs)
     own = default_grid(process) if sample.solver == DDIM else info.grid
     options = {**sample.grid_options, "final": "zero" if method == "ddpm-inversion" else "t-min"}
     grid = make_grid(sample.grid or own, sample.steps, process, **options)

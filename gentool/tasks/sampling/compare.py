@@ -140,8 +140,8 @@ def compare(
         if has_own_steps(name):
             say(OWN_STEPS.format(name))
     judge = None if reference is None else Judge(reference, resolved.recipe.evaluate.features, seed)
-    asked = told_apart(chosen.model_dump_json(), list(steps), job.labels, job.classifier, reference)
-    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}-{asked}.png"
+    differing = told_apart(chosen.model_dump_json(), list(steps), job.labels, job.classifier, reference)
+    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}-{differing}.png"
     if picture.suffix.lower() != ".png":
         raise UserError("a comparison is a picture: name a .png", str(picture))
     check_writable(picture.parent)

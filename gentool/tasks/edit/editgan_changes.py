@@ -166,7 +166,8 @@ class Changes:
         for k in classes:
             if not self.module.model.heads.seen[k]:
                 raise UserError(
-                    f"{self.module.class_names[k]} was in no labelled picture: the heads do not know it", where
+                    f"{self.module.class_names[k]} was in no labelled picture: the heads do not know it",
+                    where,
                 )
 
     def __call__(self, x: Tensor, seen: Inverted, maps: Maps | None, progress: Progress) -> list[Figures]:

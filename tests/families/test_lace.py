@@ -294,5 +294,6 @@ def test_a_temperature_divides_the_logits_and_in_the_published_code_one_of_them(
     for code, expected in ((False, 0.0), (True, 1 / 0.7 - 1)):
         (found,) = torch.autograd.grad(discrete(logits, 0, 0.7, code=code).sum(), logits)
         assert float(found[0, 0]) == pytest.approx(expected, abs=1e-9)
+    logits = logits.detach()
     assert float(discrete(logits, 1, 2.0)[0]) == pytest.approx(float((logits / 2).log_softmax(1)[0, 1]))
     assert torch.equal(discrete(logits, 1, code=True), discrete(logits, 1))

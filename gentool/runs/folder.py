@@ -9,15 +9,16 @@ from __future__ import annotations
 import fcntl
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import PROBE, check_writable
+from gentool.runs.atomic import PROBE, make_folder
 
 
 def new_path(recipe_name: str, root: Path | str = "runs") -> Path:
@@ -62,8 +63,33 @@ class RunFolder:
         Raises:
             UserError: they cannot.
         """
-        check_writable(self.path)
-        check_writable(self.checkpoints)
+        make_folder(self.path)
+        make_folder(self.checkpoints)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Makes the folder and holds it for one training; one that is refused takes back what was made for it.
+
+        Raises:
+            UserError: the folder cannot be written, or another process is training in it.
+        """
+        made = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        self.create()
+        with self.lock():
+            try:
+                yield
+            except (UserError, CorruptError):
+                if self.path in made and not self._learned():
+                    shutil.rmtree(self.path, ignore_errors=True)
+                    with suppress(OSError):  # another run lies there by now
+                        for place in made[1:]:
+                            place.rmdir()
+                raise
+
+    def _learned(self) -> bool:
+        """Whether a training left anything here that cannot be had again for nothing: steps, or privacy spent."""
+        logged = self.metrics_jsonl.is_file() and self.metrics_jsonl.stat().st_size > 0
+        return logged or self.weights.exists() or self.ledger.exists() or any(self.checkpoints.iterdir())
 
     def sweep(self) -> None:
         """Removes what a killed training left half-written; hold the lock. Samples and reports have other writers."""

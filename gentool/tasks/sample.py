@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import load_run, origin, stored_recipe
-from gentool.tasks.sampling.draw import Job, batches, load_guide, named_changes
+from gentool.tasks.sampling.draw import (
+    OWN_STEPS,
+    Job,
+    Part,
+    batches,
+    has_own_steps,
+    load_guide,
+    named_changes,
+)
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
 from gentool.training.watching import Report, Say, unreported, unsaid
@@ -94,7 +103,10 @@ def sample(
     job = Job(str(run.path), chosen, seed, None, None if guiding is None else str(guiding.path))
     guide = load_guide(job, torch.device("cpu"))
     job = replace(job, labels=label_cycle(label, module, guide))
-    for line in module.check_request(chosen, guide):
+    lines = module.check_request(chosen, guide)
+    if "steps" in (settings or {}) and has_own_steps(chosen.solver):
+        lines.append(OWN_STEPS.format(chosen.solver))
+    for line in lines:
         if ranks.main:
             say(line)
     solver = module.solver_name(chosen)
@@ -102,24 +114,24 @@ def sample(
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     meshing = meshes_beside(out, module, count, mesher) if mesh else None
-    arrays, nfe = [], []
+    parts: list[Part] = []
     with ranks.together():
-        for part, calls in batches(job, module, count, devices, ranks):
-            arrays.append(part)
-            nfe.append(calls * len(part))
-            report(sum(map(len, arrays)), count, {})
+        for part in batches(job, module, count, devices, ranks):
+            parts.append(part)
+            report(sum(len(one.samples) for one in parts), count, {})
     if not ranks.main:
         seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
         return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)
-    images = np.concatenate(arrays)
+    images = np.concatenate([part.samples for part in parts])
     labels = None if job.labels is None else in_turn(job.labels, range(count)).numpy()
-    mean_nfe = sum(nfe) / count
+    mean_nfe = sum(part.nfe * len(part.samples) for part in parts) / count
     provenance = {
         **origin(run, resolved),
         "family": resolved.recipe.family,
         "seed": seed,
         "nfe": mean_nfe,
         "sample": chosen.model_dump_json(),
+        "manifest": told(parts[0].manifest, solver),
         "data_fingerprint": run.read_provenance().get("data_fingerprint", ""),
     }
     if guiding is not None:
@@ -128,6 +140,17 @@ def sample(
     meshes = None if meshing is None else meshing(images, labels, say)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels, meshes=meshes)
+
+
+def told(manifest: Mapping[str, Any], solver: str) -> dict[str, Any]:
+    """A sampler's manifest as provenance keeps it: of all samples, so without `nfe`, and its orders by their runs."""
+    kept = {key: value for key, value in manifest.items() if key != "nfe"}
+    if "solver" in kept:  # the name that it is asked for by, not its class's
+        kept["solver"] = solver
+    if "orders" in kept:
+        runs = [(order, len(list(same))) for order, same in groupby(kept["orders"])]
+        kept["orders"] = ", ".join(f"{order} x {times}" for order, times in runs)
+    return kept
 
 
 def meshes_beside(

@@ -115,4 +115,5 @@ FAMILY = Family(
     recipe=EditganRecipe,
     module="gentool.families.editgan.module:EditganModule",
     distils=True,
+    draws_samples=False,
 )

@@ -19,7 +19,7 @@ from gentool.networks.base import Features, Network
 from gentool.networks.embedding import full_precision
 from gentool.networks.head import build_head
 from gentool.recipes.schema import Sample
-from gentool.training import drawing
+from gentool.training import drawable, drawing
 from gentool.training.denoising import DenoisingModule, network_shape
 from gentool.training.module import Examples, GenModule
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -76,6 +76,10 @@ class GenieModule(GenModule):
     def fit_to_data(self, dataset: DataSet) -> None:
         self.base.fit_to_data(dataset)
         self._try_derivative()
+
+    def fit_privately(self) -> None:
+        """A trained base has its constants, and nothing else is measured."""
+        self.assume_data()
 
     def assume_data(self) -> None:
         self.base.assume_data()
@@ -139,7 +143,7 @@ class GenieModule(GenModule):
         return drawing.means(self.base.model, self.sampling_traits())
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
-        return drawing.check(settings, self.base.model, self.sampling_traits(), guide)
+        return drawable.check(settings, self.base.model, self.sampling_traits(), guide)
 
     def likelihood_model(self) -> Denoiser:
         return self.base.model

@@ -214,7 +214,8 @@ def read_clouds(source: str, module: LionModule, known: DataConfig, count: int |
         dataset = open_set(known if source == known.name else parse_source(source), "test")
         if dataset.spec.kind != "points":
             raise UserError(f"expected clouds of points; this is {dataset.spec.kind} data", source)
-        return dataset.take(range(min(count or len(dataset), len(dataset)))).x
+        # as many points as the model makes: a set may hold more, for training to choose among
+        return dataset.take(range(min(count or len(dataset), len(dataset)))).x[:, : module.points]
     found = read_samples(source)
     if found.kind != "points":
         raise UserError(f"expected clouds (N, points, 3) float32, found samples of kind {found.kind}", source)

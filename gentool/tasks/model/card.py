@@ -8,8 +8,9 @@ from typing import Any
 from gentool import families
 from gentool.errors import UserError
 from gentool.privacy import statement
-from gentool.privacy.account import Account, account_of, rounded_up
+from gentool.privacy.account import Account, account_of
 from gentool.privacy.runs import ledger_of
+from gentool.privacy.statement import rounded_up
 from gentool.recipes.resolve import Resolved
 from gentool.runs.folder import RunFolder
 
@@ -64,7 +65,9 @@ def model_card(
         "",
         "## Privacy",
         "",
-        *privacy_lines(account),
+        *privacy_lines(
+            account, public_base=recipe.privacy is not None and recipe.privacy.pretrained == "public"
+        ),
         "",
         "## Use",
         "",
@@ -93,8 +96,12 @@ def account_of_run(run: RunFolder, resolved: Resolved) -> Account | None:
     return account_of(ledger, ledger.plan)
 
 
-def privacy_lines(account: Account | None) -> list[str]:
-    """What is promised to the people in the data, and what is not."""
+def privacy_lines(account: Account | None, public_base: bool = False) -> list[str]:
+    """What is promised to the people in the data, and what is not.
+
+    Args:
+        public_base: the run that training started from was stated to have learned from other, public data.
+    """
     if account is None:
         return ["Trained without differential privacy: samples and weights may reveal training examples."]
     if account.not_private is not None:
@@ -114,6 +121,11 @@ def privacy_lines(account: Account | None) -> list[str]:
         ),
         f"- not covered: {'; '.join(statement.NOT_COVERED)}",
         *(f"- {note}" for note in account.remarks),
+        *(
+            ["- taken as stated: the model that training started from learned from public data"]
+            if public_base
+            else []
+        ),
         "",
         "Loss curves, metrics and the data's fingerprint are computed from the data and not accounted for: "
         "they are left out here.",

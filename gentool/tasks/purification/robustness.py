@@ -23,7 +23,7 @@ from gentool.data.choice import shuffled
 from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.noise import mix
-from gentool.runs.atomic import check_writable, write_json
+from gentool.runs.atomic import make_folder, write_json
 from gentool.tasks.purification.examples import EXAMPLES, keep
 from gentool.tasks.purification.target import Target, gradient_check, purified
 from gentool.training.signals import StopFlag
@@ -114,7 +114,7 @@ def robustness(
     error = gradient_check(target, plan.seed) if plan.attack.route in ("exact", "surrogate") else None
     if error is not None:
         say(f"gradient self-test: replay differs from plain back-propagation by {error:.1e} (relative)")
-    check_writable(folder)
+    make_folder(folder)
     header = {**target.identity, "purifier": target.purifier.describe(), "attack": plan.attack.document()}
     header |= {"norm": plan.threat.norm, "eps": plan.threat.eps, "draws": plan.draws, "seed": plan.seed}
     records = Records.open(folder / "records.jsonl", json.loads(json.dumps(header)))

@@ -25,7 +25,15 @@ from gentool.runs.atomic import atomic_write, check_writable, write_json
 from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import best_device, load_run
-from gentool.tasks.sampling.draw import Job, as_kept, draw_rows, load_guide, named_changes
+from gentool.tasks.sampling.draw import (
+    OWN_STEPS,
+    Job,
+    as_kept,
+    draw_rows,
+    has_own_steps,
+    load_guide,
+    named_changes,
+)
 from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
 from gentool.training.watching import Report, Say, unreported, unsaid
@@ -127,6 +135,9 @@ def compare(
     for one in runs:
         for line in module.check_request(one, guide):
             say(f"{one.solver}: {line}")
+    for name in solvers if steps else ():
+        if has_own_steps(name):
+            say(OWN_STEPS.format(name))
     judge = None if reference is None else Judge(reference, resolved.recipe.evaluate.features, seed)
     picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}.png"
     if picture.suffix.lower() != ".png":
@@ -228,12 +239,12 @@ class Artist:
         parts, calls = [], 0.0
         for start in range(0, self.count, settings.batch_size):
             span = (start, min(start + settings.batch_size, self.count))
-            x, nfe = draw_rows(
+            drawn = draw_rows(
                 replace(self.job, settings=settings), self.module, self.guide, span, self.device
             )
-            parts.append(x.cpu())
-            calls += nfe * len(x)
-            self.done += len(x)
+            parts.append(drawn.x.cpu())
+            calls += drawn.nfe * len(drawn.x)
+            self.done += len(drawn.x)
             self.report(self.done, self.total, {})
         return torch.cat(parts), calls / self.count
 

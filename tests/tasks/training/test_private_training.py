@@ -14,13 +14,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gentool import families
 from gentool.errors import UserError
 from gentool.privacy.account import account_of
+from gentool.privacy.accountants import Spent
 from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.ledger import Ledger
 from gentool.privacy.mechanisms import Phase
+from gentool.privacy.rdp import RDP
+from gentool.recipes.resolve import resolve
 from gentool.runs import checkpoints
+from gentool.runs.folder import RunFolder
 from gentool.tasks.train import train
+from gentool.tasks.training.private import MARKS, PrivateTraining, prepare
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from tests.privacy.private_modules import private_module
@@ -191,6 +197,57 @@ def test_a_public_checkpoint_is_not_gone_on_with_privately(tmp_path: Path, call:
     asked = ("train", *TINY, "--run-dir", run, "--resume", "auto", "--allow-change")
     call(*asked).refused(2, "trained without privacy")
     assert not (run / "ledger.jsonl").exists()
+
+
+def test_a_further_process_comes_to_the_same_plan_whenever_it_reads_the_ledger(tmp_path: Path) -> None:
+    """Slurm and torchrun start all processes at once: a further one may find no ledger, or half of its first line."""
+    resolved = resolve(TINY[0], TINY[1:], families.recipe_schema)
+    module, run = private_module("mlp"), RunFolder(tmp_path)
+
+    def prepared(main: bool) -> PrivateTraining:
+        done = prepare(run, resolved, module, None, allow_change=False, main=main, say=lambda line: None)
+        assert done is not None
+        return done
+
+    first = prepared(main=True)
+    whole = run.ledger.read_bytes()
+    run.ledger.unlink()
+    assert (prepared(main=False).plan, run.ledger.exists()) == (first.plan, False)
+    for length in (0, 1, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 9, len(whole)):
+        run.ledger.write_bytes(whole[:length])
+        further = prepared(main=False)
+        assert (further.plan, further.stop, further.ledger) == (first.plan, first.stop, None)
+        assert run.ledger.read_bytes() == whole[:length]
+
+
+def test_a_slow_accountant_is_asked_seldom_and_what_is_told_is_never_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    exact = RDP.epsilon
+
+    def slow(self: RDP, phases: Sequence[Phase], delta: float) -> Spent:
+        asked.append(sum(phase.steps for phase in phases))
+        return exact(self, phases, delta)
+
+    resolved = resolve(TINY[0], (*TINY[1:], "trainer.max_steps=200"), families.recipe_schema)
+    module, run = private_module("mlp"), RunFolder(tmp_path)
+    training = prepare(run, resolved, module, None, allow_change=False, main=True, say=lambda line: None)
+    assert training is not None
+    assert training.ledger is not None
+    monkeypatch.setattr(RDP, "epsilon", slow)
+    assert training.ledger.remaining(training.plan, enough=200) == 200
+    assert asked == [0, 200]  # what was spent, and whether all that is wanted fits
+    asked.clear()
+    monkeypatch.setattr(RDP, "instant", False)
+    told = []
+    for step in range(200):
+        training.cover(step)
+        told.append(training.epsilon_so_far())
+        assert told[-1] >= spent(training.ledger)
+    assert told == sorted(told)
+    assert len(set(told)) <= MARKS
+    assert told[-1] == spent(training.ledger) <= 8
 
 
 def test_what_it_will_cost_is_told_before_training(whole: Path, call: Call) -> None:

@@ -185,7 +185,11 @@ def edit(
     ] = None,
     change: Annotated[
         list[str] | None,
-        _option("--set", metavar="KEY=VALUE", help="A key of the recipe's sample block: steps=20."),
+        _option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of the recipe's sample block: steps=20. lace: a constant, as gamma=20.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, _option(min=0, max=MAX_SEED, metavar="S", help="Fixes every picture's noise.")

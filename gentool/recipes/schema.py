@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction as Ratio
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -122,7 +122,7 @@ _SOLVERS_OWN = {"grid", "grid_options", "options", "afs", "denoise"}
 class Sample(Strict):
     solver: str = "dpmpp-2m"
     """Solver by name; see `gentool solvers list`."""
-    steps: Positive = 20
+    steps: Annotated[int, Field(gt=0, le=100_000)] = 20
     """Steps of the solver's grid."""
     grid: str | None = None
     """Step grid (karras, log-snr, uniform-t, power-t, ...); absent: the solver's own."""
@@ -244,6 +244,13 @@ class Privacy(Strict):
         return None if self.sample_rate is None else float(Ratio(self.sample_rate))
 
 
+class NamedRun(NamedTuple):
+    """A run folder that a recipe names, and the dotted key at which it does."""
+
+    key: str
+    source: str
+
+
 class Recipe(Strict):
     """What every recipe has. `data` and `model` are typed by `families.recipe_schema`."""
 
@@ -276,3 +283,8 @@ class Recipe(Strict):
         overrides it.
         """
         return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
+
+    @property
+    def teacher(self) -> NamedRun | None:
+        """The run that the model learns from beside the data, of which its own run keeps a copy; None without one."""
+        return None

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gentool import families
 from gentool.data import open_set
 from gentool.errors import UserError
 from gentool.families.names import BITS_PER_DIM
-from gentool.metrics.cache import default_folder
+from gentool.metrics.cache import Cache, default_folder
 from gentool.metrics.catalog import METRICS, plan
 from gentool.metrics.catalog import settings as check_options
 from gentool.metrics.evaluate import evaluate as judge
-from gentool.metrics.images import ImageSet, as_images
+from gentool.metrics.features import Workshop, make_extractor
+from gentool.metrics.images import ImageSet, as_images, check_comparable
 from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.recipes.schema import Evaluate
 from gentool.runs.folder import RunFolder
@@ -32,7 +35,7 @@ from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.watching import Report, Say, unreported, unsaid
 
 DEFAULTS = {"points": ("cloud-cd",)}
-"""Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
+"""Metrics by kind of data, where the recipe's own defaults, which are of pictures, cannot be measured."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
 """Images, their labels, and the file that holds them."""
 
@@ -93,12 +96,13 @@ def evaluate(
         read = read_samples(target)
         resolved, provenance, kind = _recipe_of(read.provenance), read.provenance, read.kind
         get = partial(_first, read, count, target)
-    block = resolved.recipe.evaluate if resolved else Evaluate(metrics=DEFAULTS.get(kind, Evaluate().metrics))
+    block = resolved.recipe.evaluate if resolved else Evaluate()
     if classifier is not None and features not in (None, "classifier"):
         raise UserError(
             f"--classifier is for the features `classifier`; with {features} nothing would ask it"
         )
-    asked = tuple(metrics) or block.metrics
+    own = block.metrics if block.metrics != Evaluate().metrics else DEFAULTS.get(kind, block.metrics)
+    asked = tuple(metrics) or own
     # No other eyes see clouds, so none need be named.
     chosen = (
         "classifier"
@@ -131,22 +135,31 @@ def evaluate(
         config = reference_data(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
         device = best_device()
-        own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
+        judge_run = (
+            None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
+        )
+        if run is not None:
+            check_early(run, ImageSet(train, config.name), chosen, device)
         if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
         if not main:
             return further
+        points = images.shape[1] if train.spec.kind == "points" and images.ndim == 3 else None
+        if points is not None and points < train.spec.shape[0]:
+            say(
+                f"samples have {points} points: held against as many first ones of each shape of {config.name}"
+            )
         evaluation = judge(
             as_images(images, labels),
-            ImageSet(train, config.name),
+            ImageSet(train, config.name, points),
             of_samples,
             chosen,
             options=wanted,
-            held_out=ImageSet(held_out, f"{config.name} (held out)"),
+            held_out=ImageSet(held_out, f"{config.name} (held out)", points),
             cache=default_folder(),
             device=device,
-            classifier=own,
+            classifier=judge_run,
             seed=seed,
             progress=lambda name, done, total: report(done, total, {}),
         )
@@ -159,6 +172,27 @@ def evaluate(
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
+
+
+def check_early(run: RunFolder, real: ImageSet, extractor: str, device: torch.device) -> None:
+    """What the judges would refuse of samples that are yet to be drawn.
+
+    Raises:
+        UserError: pictures of another shape than the reference's, or an extractor that lacks what it needs.
+    """
+    spec = data_spec(run)
+    if spec.kind == "image":
+        check_comparable(DrawnLater(run.path.name, spec.shape), real)
+    if extractor != "classifier":  # that one is trained, which is the judges' work
+        make_extractor(extractor, real, Workshop(Cache(None), device))
+
+
+@dataclass(frozen=True)
+class DrawnLater:
+    """Samples of which only the shape is known."""
+
+    name: str
+    shape: tuple[int, ...]
 
 
 def unlabelled(resolved: Resolved, settings: Mapping[str, Any]) -> bool:

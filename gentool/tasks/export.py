@@ -72,7 +72,7 @@ def export(path: Path | str, out: Path) -> Exported:
 
 def _copy(run: RunFolder, out: RunFolder, private: bool) -> dict[str, Any]:
     """A run's recipe, weights, ledger and what of its provenance is public, which is returned."""
-    out.path.mkdir()
+    out.path.mkdir(parents=True)
     write_text(out.recipe, stored_recipe(run).text)
     for file in (run.weights, run.ledger):
         if file.is_file():

@@ -231,13 +231,12 @@ def simplest(low: float, high: float) -> float:
 
 
 def apply(row: Row, x: Tensor, predictions: Sequence[Tensor]) -> Tensor:
-    """a x + sum_j c_j q_j, a tensor of its own: what follows may write into it.
-
-    In place, as a fresh tensor of a batch's size costs more than the arithmetic on it.
-    """
-    out = x * row.a
-    for c, q in zip(row.c, predictions):
-        out.add_(q, alpha=c)
+    """a x + sum_j c_j q_j, a tensor of its own where the row has predictions: what follows may write into it."""
+    out = x if row.a == 1 else x * row.a
+    for j, (c, q) in enumerate(zip(row.c, predictions)):
+        # In place after the first, as a fresh tensor costs more than the arithmetic on it; not before, as a vmapped
+        # prediction has a dimension that x may lack.
+        out = out.add_(q, alpha=c) if j else torch.add(out, q, alpha=c)
     return out
 
 

@@ -502,7 +502,7 @@ def test_the_solvers_that_a_run_can_use(head: Path, base: Path, call: Call) -> N
 
 
 def test_a_family_that_draws_in_its_own_way_can_use_none() -> None:
-    made = resolve("classifier/digits-small", (), families.recipe_schema).recipe
+    made = resolve("dp-sinkhorn/digits-small", (), families.recipe_schema).recipe
     module = build_module(made, DataSpec("image", (1, 8, 8), 10, tuple("0123456789")))
     assert all("in a way of its own" in str(reason) for reason in module.usable_solvers().values())
 

@@ -29,7 +29,13 @@ def mesh(
             help="A run of the family sap that says which way points face.  [default: estimated]",
         ),
     ] = None,
-    resolution: Annotated[int, typer.Option(metavar="R", help="Nodes of the grid along each side.")] = 128,
+    resolution: Annotated[
+        int | None,
+        optional(
+            metavar="R",
+            help="Nodes of the grid along each side.  [default: the mesher's, or as the points allow]",
+        ),
+    ] = None,
     sigma: Annotated[
         float, typer.Option(metavar="S", help="Smoothing; 1 is a Gaussian of 0.32 cells.")
     ] = 2.0,

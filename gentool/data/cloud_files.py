@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gentool.data.arrays import checked_labels
-from gentool.data.clouds import Shapes, checked, upright
+from gentool.data.clouds import Shapes, checked, chosen_points, upright
 from gentool.errors import CorruptError, UserError
 from gentool.runs import h5
 
@@ -44,11 +44,13 @@ class StoredShapes(Shapes):
 
     Attributes:
         load: the stored points of shape i.
+        load_normals: the normals at these points, of any length; None where none are stored.
         up: the axis that points up in the files.
         training: how many of the first points the draws of training choose among; None: all.
     """
 
     load: Callable[[int], np.ndarray] = lambda i: np.empty((0, 3))
+    load_normals: Callable[[int], np.ndarray] | None = None
     up: str = "y"
     training: int | None = None
 
@@ -61,19 +63,42 @@ class StoredShapes(Shapes):
         *,
         up: str,
         training: int | None = None,
+        read_normals: Callable[[Path], np.ndarray] | None = None,
     ) -> StoredShapes:
         """A shape a file."""
         files, class_names = listed
         names, labels = [str(file) for file, _ in files], np.array([label for _, label in files], np.int64)
-        return cls(
+        found = cls(
             where, names, labels, class_names, load=lambda i: read(files[i][0]), up=up, training=training
         )
+        if read_normals is not None:
+            found.load_normals = lambda i: read_normals(files[i][0])
+        return found
 
     def pool(self, i: int) -> np.ndarray:
         return upright(checked(self.load(i), self.names[i]), self.up)
 
     def drawn_from(self, i: int, view: int | None) -> np.ndarray:
         return self.pool(i)[: None if view is None else self.training]
+
+    @property
+    def has_normals(self) -> bool:
+        return self.load_normals is not None
+
+    def oriented(self, i: int, count: int, view: int | None) -> np.ndarray:
+        assert self.load_normals is not None
+        points, normals = self.drawn_from(i, view), self.load_normals(i)
+        chosen = chosen_points(len(points), i, count, view)
+        if normals.ndim != 2 or normals.shape[1] != 3 or len(normals) < len(points):
+            raise CorruptError(
+                f"expected a normal (3,) for each point, found {normals.shape} of {len(points)}",
+                self.names[i],
+            )
+        turned = upright(normals[chosen].astype(np.float32), self.up)
+        lengths = np.linalg.norm(turned, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise CorruptError("a normal is zero, NaN or infinite", self.names[i])
+        return np.concatenate([points[chosen], turned / lengths], 1)
 
 
 def folder_of(path: str, what: str) -> Path:
@@ -123,7 +148,8 @@ def read_array(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def h5_clouds(folder: Path, split: str, up: str) -> StoredShapes:
-    """Clouds of ModelNet's ply_data_{train,test}*.h5: `data` (N, P, 3), `label`; names in shape_names.txt.
+    """Clouds of ModelNet's ply_data_{train,test}*.h5: `data` (N, P, 3), `label`, and `normal` (N, P, 3) where it is
+    there; names in shape_names.txt.
 
     Raises:
         UserError: no files of the split. CorruptError: damaged ones.
@@ -133,23 +159,31 @@ def h5_clouds(folder: Path, split: str, up: str) -> StoredShapes:
         there = ", ".join(sorted(file.name for file in folder.glob("ply_data_*.h5")))
         raise UserError(f"has no ply_data_{split}*.h5; there is {there}", str(folder))
     read = [_h5_arrays(file) for file in files]
-    clouds, labels = (np.concatenate(arrays) for arrays in zip(*read))
-    names = [f"{file} row {row}" for file, (_, label) in zip(files, read) for row in range(len(label))]
+    clouds, labels = (np.concatenate([arrays[k] for arrays in read]) for k in (0, 1))
+    given = [normals for _, _, normals in read if normals is not None]
+    names = [f"{file} row {row}" for file, (_, label, _) in zip(files, read) for row in range(len(label))]
     listed = folder / "shape_names.txt"
     class_names = None
     if listed.is_file():
         class_names = tuple(line.strip() for line in listed.read_text().splitlines() if line.strip())
     marks, shown = checked_labels(str(folder), labels, len(clouds), class_names)
-    return StoredShapes(str(folder), names, marks, shown, load=lambda i: clouds[i], up=up)
+    found = StoredShapes(str(folder), names, marks, shown, load=lambda i: clouds[i], up=up)
+    if len(given) == len(read):
+        normals = np.concatenate(given)
+        found.load_normals = lambda i: normals[i]
+    return found
 
 
-def _h5_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _h5_arrays(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     with h5.open_rows(path) as file:
-        data, label = h5.dataset(file, "data"), h5.dataset(file, "label")
+        data, label, normal = (h5.dataset(file, key) for key in ("data", "label", "normal"))
         if data is None or label is None:
             raise CorruptError("expected the data sets data and label", str(path))
         with h5.plain_faults(str(path)):
             clouds, labels = data[()], label[()].reshape(-1).astype(np.int64)
+            normals = None if normal is None else normal[()]
     if clouds.ndim != 3 or clouds.shape[2] != 3 or len(clouds) != len(labels):
         raise CorruptError(f"data {clouds.shape} and label {labels.shape} do not fit", str(path))
-    return clouds, labels
+    if normals is not None and normals.shape != clouds.shape:
+        raise CorruptError(f"data {clouds.shape} and normal {normals.shape} do not fit", str(path))
+    return clouds, labels, normals

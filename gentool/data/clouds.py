@@ -73,13 +73,18 @@ class Shapes(ABC):
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def has_normals(self) -> bool:
+        """Whether `oriented` can be asked."""
+        return False
+
     def oriented(self, i: int, count: int, view: int | None) -> np.ndarray:
         """(count, 6) float32: the points of `draw`, each with the unit outward normal of the surface there.
 
         Raises:
-            UserError: these shapes know no normals.
+            CorruptError: the normals cannot be read, or do not fit the points.
         """
-        raise UserError("its shapes have no normals: leave out data.normals", self.where)
+        raise NotImplementedError
 
     @abstractmethod
     def pool(self, i: int) -> np.ndarray:
@@ -118,12 +123,17 @@ class Shapes(ABC):
             view: which of the random draws; None is the one that tests use: the first points, as they are stored.
         """
         pool = self.drawn_from(i, view)
-        random = random_of("points", i, -1 if view is None else view)
-        chosen = np.arange(len(pool)) if view is None else random.permutation(len(pool))
-        missing = count - len(pool)
-        if missing > 0:
-            chosen = np.concatenate([chosen, random.integers(0, len(pool), missing)])
-        return pool[chosen[:count]]
+        return pool[chosen_points(len(pool), i, count, view)]
+
+
+def chosen_points(size: int, i: int, count: int, view: int | None) -> np.ndarray:
+    """Which of the `size` stored points of shape i a draw takes, (count,): some twice where there are too few."""
+    random = random_of("points", i, -1 if view is None else view)
+    chosen = np.arange(size) if view is None else random.permutation(size)
+    missing = count - size
+    if missing > 0:
+        chosen = np.concatenate([chosen, random.integers(0, size, missing)])
+    return chosen[:count]
 
 
 def checked(points: np.ndarray, where: str) -> np.ndarray:
@@ -161,12 +171,14 @@ class CloudSource(Source):
 
     Raises:
         CorruptError: a shape that cannot be read; names its file.
-        UserError: there are none.
+        UserError: there are none, or no normals where they are asked for.
     """
 
     def __init__(self, shapes: Shapes, config: CloudConfig, split: Split, frame: Frame | None = None) -> None:
         if len(shapes) == 0:
             raise UserError(f"has no shapes for {split!r}", shapes.where)
+        if config.normals and not shapes.has_normals:
+            raise UserError("its shapes have no normals: leave out data.normals", shapes.where)
         self.shapes, self.points, self.train = shapes, config.points, split == "train"
         self.views = config.views if self.train else 1
         counted = np.ones(len(shapes), bool)

@@ -248,6 +248,10 @@ class MadeShapes(Shapes):
     def pool(self, i: int) -> np.ndarray:
         return self.solid(i).draw(POOL, random_of(self.names[i], "pool"))
 
+    @property
+    def has_normals(self) -> bool:
+        return True
+
     def draw(self, i: int, count: int, view: int | None) -> np.ndarray:
         return self.oriented(i, count, view)[:, :3]
 

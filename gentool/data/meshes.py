@@ -18,14 +18,30 @@ POOL = 4096
 SHARE = 4
 """A file without faces serves as a cloud when it has at least a quarter as many vertices as points are wanted."""
 BARE = "files without faces: their vertices are the points"
+OPEN = "meshes that are not closed: their normals are as their faces are wound, outwards or not"
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Triangles (F, 3, 3), or bare points (P, 3) where a file has no faces."""
+    """Triangles (F, 3, 3), or bare points (P, 3) where a file has no faces.
+
+    Attributes:
+        closed: whether the triangles bound a solid, where that was looked at.
+        side: -1 where they are wound clockwise as seen from outside of it.
+    """
 
     corners: np.ndarray
     areas: np.ndarray
+    closed: bool = True
+    side: int = 1
+
+    def oriented(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """(count, 6) float32: the points of `draw`, each with the unit normal of its triangle, outwards if closed."""
+        points, face = on_triangles(self.corners, self.areas, count, random)
+        a, b, c = self.corners[face].swapaxes(0, 1)
+        normals = self.side * np.cross(b - a, c - a)
+        normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+        return np.concatenate([points, normals], 1).astype(np.float32)
 
     def draw(self, count: int, random: np.random.Generator) -> np.ndarray:
         """(count, 3) float32 points, uniform by area."""
@@ -54,8 +70,11 @@ def on_triangles(
     return (1 - root) * a + root * (1 - share) * b + root * share * c, face
 
 
-def read_mesh(path: Path, points: int) -> Surface:
+def read_mesh(path: Path, points: int, normals: bool = False) -> Surface:
     """The surface of a mesh file; its vertices where it has no faces but enough of them for `points`.
+
+    Args:
+        normals: whether they will be asked for: then the surface must have faces, and whether it is closed matters.
 
     Raises:
         UserError: trimesh is not installed.
@@ -75,6 +94,8 @@ def read_mesh(path: Path, points: int) -> Surface:
     if len(vertices) == 0:
         raise CorruptError("has no vertices", where)
     if len(faces) == 0:
+        if normals:
+            raise CorruptError("has no faces, and so no normals", where)
         if len(vertices) < points / SHARE:
             raise CorruptError(
                 f"has no faces, and {len(vertices)} vertices are too few for {points} points", where
@@ -85,7 +106,12 @@ def read_mesh(path: Path, points: int) -> Surface:
     areas = triangle_areas(corners)
     if not areas.sum() > 0:
         raise CorruptError("its faces have no area", where)
-    return Surface(corners, areas)
+    if not normals:
+        return Surface(corners, areas)
+    # vertices at one place are merged: .stl repeats them for every face
+    solid = trimesh.Trimesh(vertices, faces, process=True)
+    closed = bool(solid.is_watertight and solid.is_winding_consistent)
+    return Surface(corners, areas, closed, -1 if closed and solid.volume < 0 else 1)
 
 
 @dataclass(eq=False)
@@ -99,7 +125,12 @@ class MeshShapes(Shapes):
 
     @classmethod
     def of(
-        cls, where: str, listed: tuple[Sequence[tuple[Path, int]], tuple[str, ...]], points: int, up: str
+        cls,
+        where: str,
+        listed: tuple[Sequence[tuple[Path, int]], tuple[str, ...]],
+        points: int,
+        up: str,
+        normals: bool = False,
     ) -> MeshShapes:
         """From (file, label) pairs and the class names.
 
@@ -110,7 +141,7 @@ class MeshShapes(Shapes):
         names, labels, surfaces, skipped, bare = [], [], [], [], 0
         for file, label in files:
             try:
-                surface = read_mesh(file, points)
+                surface = read_mesh(file, points, normals)
             except CorruptError as error:
                 skipped.append(Fault(error.where or str(file), error.message))
                 continue
@@ -122,7 +153,8 @@ class MeshShapes(Shapes):
             raise CorruptError(
                 f"none of {len(files)} meshes can be used: {skipped[0].message}", skipped[0].where
             )
-        notes = {BARE: bare} if bare else {}
+        gaping = sum(not surface.closed for surface in surfaces)
+        notes = {what: count for what, count in ((BARE, bare), (OPEN, gaping)) if count}
         marks = np.array(labels, np.int64)
         return cls(where, names, marks, class_names, notes, tuple(skipped), surfaces, up)
 
@@ -130,8 +162,22 @@ class MeshShapes(Shapes):
         return self._draw(i, POOL, "pool")
 
     def draw(self, i: int, count: int, view: int | None) -> np.ndarray:
-        return self._draw(i, count, "test" if view is None else f"view {view}")
+        return self._draw(i, count, _named(view))
 
     def _draw(self, i: int, count: int, what: str) -> np.ndarray:
-        random = random_of(what, Path(self.names[i]).name)
-        return upright(self.surfaces[i].draw(count, random), self.up)
+        return upright(self.surfaces[i].draw(count, self._random(i, what)), self.up)
+
+    @property
+    def has_normals(self) -> bool:
+        return all(surface.corners.ndim == 3 for surface in self.surfaces)
+
+    def oriented(self, i: int, count: int, view: int | None) -> np.ndarray:
+        drawn = self.surfaces[i].oriented(count, self._random(i, _named(view)))
+        return np.concatenate([upright(drawn[:, :3], self.up), upright(drawn[:, 3:], self.up)], 1)
+
+    def _random(self, i: int, what: str) -> np.random.Generator:
+        return random_of(what, Path(self.names[i]).name)
+
+
+def _named(view: int | None) -> str:
+    return "test" if view is None else f"view {view}"

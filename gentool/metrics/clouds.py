@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gentool.data.spec import Frame
 from gentool.errors import UserError
-from gentool.metrics.evidence import Evidence, Judgement
+from gentool.metrics.evidence import Evidence, Judgement, subset
 from gentool.metrics.features import Workshop
 from gentool.metrics.images import Images, ImageSet
 from gentool.metrics.options import CloudOptions
@@ -130,13 +130,15 @@ def _judged(
     n, warnings = min(len(samples), len(references)), []
     if len(samples) != len(references):
         warnings.append(
-            f"{len(samples)} samples against {len(references)} held-out shapes: the first {n} of each"
+            f"{len(samples)} samples against {len(references)} held-out shapes: {n} of each, chosen at random"
         )
     if n < FEW:
         warnings.append(
             f"{n} shapes are few: 1-NNA has a standard deviation of about {(0.125 / n) ** 0.5:.2f}"
         )
-    samples, references = (s[:n, : options.points].contiguous() for s in (samples, references))
+    # at random, not the first: sets lie class by class
+    chosen = (subset(s, n, evidence.seed) for s in (samples, references))
+    samples, references = (s[:, : options.points].contiguous() for s in chosen)
     details = {"samples": n, "references": n, "points": samples.shape[1], "reference": evidence.held_out.name}
     return samples, references, details, tuple(warnings)
 
@@ -208,7 +210,7 @@ def cloud_jsd(evidence: Evidence, options: CloudOptions) -> Judgement:
     if outside > OUTSIDE:
         warnings += (
             f"jsd: {outside:.0%} of the reference's points lie outside the sphere of radius 0.5 and count at its rim; "
-            "it is meant for shapes that fit in there (normalise: shape-box)",
+            "it is meant for shapes that fit in there, and here it says less",
         )
     value = jensen_shannon(occupancy(samples), occupancy(references))
     return Judgement({"jsd": max(value, 0.0)}, {"grid": GRID, "outside": outside, **details}, warnings)

@@ -142,18 +142,26 @@ class ImageArray:
 
 
 class ImageSet:
-    """A split of a data set as `Images`; `frame` is how its clouds were normalised."""
+    """A split of a data set as `Images`; `frame` is how its clouds were normalised.
 
-    def __init__(self, data: DataSet, name: str) -> None:
+    Args:
+        points: of its clouds, only so many first ones are looked at; None: all.
+    """
+
+    def __init__(self, data: DataSet, name: str, points: int | None = None) -> None:
         self.frame = data.spec.frame
         self.name = name
         self.shape: tuple[int, ...] = data.spec.shape
+        self._points = points if data.spec.kind == "points" else None
+        if self._points is not None:
+            self.shape = (min(self._points, self.shape[0]), *self.shape[1:])
         self.classes = data.spec.classes or None
         self._data = data
 
     @property
     def fingerprint(self) -> str:
-        return self._data.fingerprint
+        whole = self.shape == self._data.spec.shape
+        return self._data.fingerprint if whole else f"{self._data.fingerprint}, {self.shape[0]} points"
 
     def __len__(self) -> int:
         return len(self._data)
@@ -161,7 +169,8 @@ class ImageSet:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self), BATCH):
             batch = self._data.take(range(start, min(start + BATCH, len(self))))
-            yield batch.x, None if self.classes is None else batch.label
+            x = batch.x if self._points is None else batch.x[:, : self._points]
+            yield x, None if self.classes is None else batch.label
 
 
 def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:

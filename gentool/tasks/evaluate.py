@@ -35,7 +35,7 @@ from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.watching import Report, Say, unreported, unsaid
 
 DEFAULTS = {"points": ("cloud-cd",)}
-"""Metrics of samples that carry no recipe, where they are not the recipe's own defaults."""
+"""Metrics by kind of data, where the recipe's own defaults, which are of pictures, cannot be measured."""
 Found = tuple[np.ndarray, np.ndarray | None, Path]
 """Images, their labels, and the file that holds them."""
 
@@ -79,6 +79,11 @@ def evaluate(
         return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
+        if main and resolved.recipe.privacy is not None:
+            say(
+                "note: figures and reports of a private run are computed from its data, and no epsilon covers them: "
+                "keep them with the run"
+            )
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
@@ -91,12 +96,13 @@ def evaluate(
         read = read_samples(target)
         resolved, provenance, kind = _recipe_of(read.provenance), read.provenance, read.kind
         get = partial(_first, read, count, target)
-    block = resolved.recipe.evaluate if resolved else Evaluate(metrics=DEFAULTS.get(kind, Evaluate().metrics))
+    block = resolved.recipe.evaluate if resolved else Evaluate()
     if classifier is not None and features not in (None, "classifier"):
         raise UserError(
             f"--classifier is for the features `classifier`; with {features} nothing would ask it"
         )
-    asked = tuple(metrics) or block.metrics
+    own = block.metrics if block.metrics != Evaluate().metrics else DEFAULTS.get(kind, block.metrics)
+    asked = tuple(metrics) or own
     # No other eyes see clouds, so none need be named.
     chosen = (
         "classifier"
@@ -128,25 +134,32 @@ def evaluate(
         check_options(infos, wanted)
         config = reference_data(reference, resolved, target)
         train, held_out = open_set(config, "train"), open_set(config, "test")
-        device, real = best_device(), ImageSet(train, config.name)
-        own = None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
+        device = best_device()
+        judge_run = (
+            None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
+        )
         if run is not None:
-            check_early(run, real, chosen, device)
+            check_early(run, ImageSet(train, config.name), chosen, device)
         if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
         if not main:
             return further
+        points = images.shape[1] if train.spec.kind == "points" and images.ndim == 3 else None
+        if points is not None and points < train.spec.shape[0]:
+            say(
+                f"samples have {points} points: held against as many first ones of each shape of {config.name}"
+            )
         evaluation = judge(
             as_images(images, labels),
-            real,
+            ImageSet(train, config.name, points),
             of_samples,
             chosen,
             options=wanted,
-            held_out=ImageSet(held_out, f"{config.name} (held out)"),
+            held_out=ImageSet(held_out, f"{config.name} (held out)", points),
             cache=default_folder(),
             device=device,
-            classifier=own,
+            classifier=judge_run,
             seed=seed,
             progress=lambda name, done, total: report(done, total, {}),
         )

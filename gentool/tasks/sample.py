@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from gentool.errors import UserError
 from gentool.runs.atomic import check_writable
-from gentool.runs.folder import RunFolder
+from gentool.runs.folder import RunFolder, told_apart
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import in_turn, label_cycle
@@ -186,7 +185,7 @@ def meshes_beside(
 
 def default_name(job: Job, solver: str, count: int) -> str:
     """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
-    asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
+    asked = told_apart(job.settings.model_dump_json(), job.labels, job.classifier)
     if solver == job.settings.solver:
         solver += f"-{job.settings.steps}"
     return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"

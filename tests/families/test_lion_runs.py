@@ -109,6 +109,22 @@ def test_priors_without_steps_are_told_of(folder: Path, tmp_path: Path) -> None:
 # --- sampling ---
 
 
+def test_a_model_of_fewer_points_than_the_data_hold_is_judged_and_edits_with_its_own(
+    folder: Path, tmp_path: Path, call: Call
+) -> None:
+    """Training chooses 8 of 24 points; samples, references and edited shapes of the data set have 8."""
+    run = train(str(folder / "plain.yaml"), ["model.points=8"], run_dir=tmp_path / "run").run
+    done = call("evaluate", run, "--json")
+    assert done.code == 0, done.err
+    assert done.json["metrics"].keys() == {"1-nna-cd", "mmd-cd", "cov-cd"}
+    assert "held against as many first ones" in done.err
+    assert read_samples(done.json["samples"]).array.shape == (4, 8, 3)
+    out = tmp_path / "x.h5"
+    done = call("edit", run, "npz", "--method", "interpolate", "--frames", 3, "--set", "steps=2", "-o", out)
+    assert done.code == 0, done.err
+    assert read_samples(out).array.shape == (3, 8, 3)
+
+
 @pytest.mark.parametrize("name", ["x.ply", "x.npz", "x.h5"])
 def test_samples_are_clouds_in_every_format(name: str, whole: Path, tmp_path: Path, call: Call) -> None:
     done = call("sample", whole, "-n", 3, "--guidance", "cfg=2.0", "-o", tmp_path / name, "--json")

@@ -163,12 +163,23 @@ def test_a_fresh_draw_is_better_than_one_shape_repeated() -> None:
 def test_unequal_counts_and_few_shapes_are_told() -> None:
     found = judged(clouds(9, 16, 0), clouds(12, 16, 1), "cloud-cd", cloud_cd={"points": 8})
     text = " ".join(found.warnings)
-    assert "9 samples against 12 held-out shapes: the first 9 of each" in text
+    assert "9 samples against 12 held-out shapes: 9 of each, chosen at random" in text
     assert "standard deviation of about 0.12" in text
     details = found.details["cloud-cd"]
     assert details["points"] == 8
     assert details["samples"] == 9
     assert "Chamfer" in details["distance"]
+
+
+def test_references_that_are_too_many_are_thinned_over_all_of_them() -> None:
+    """They often lie class by class: the first ones would be of one class, and samples of two would look bad."""
+    near, far = clouds(60, 8, 0), clouds(60, 8, 1) + 50
+    references, samples = torch.cat([near, far]), torch.cat([clouds(20, 8, 2), clouds(20, 8, 3) + 50])
+    found = judged(samples, references, "cloud-cd")
+    assert found.metrics["mmd-cd"] < 10  # each reference has a sample of its own class
+    assert abs(found.metrics["1-nna-cd"] - 0.5) < 0.2
+    assert found.details["cloud-cd"]["references"] == 40
+    assert judged(samples[:20], references, "cloud-cd").metrics["mmd-cd"] > 1000  # some references are far
 
 
 def test_clouds_of_other_sizes_and_other_eyes_are_refused() -> None:
@@ -187,10 +198,10 @@ def test_a_samples_file_is_judged_against_a_set_of_shapes(tmp_path: Path) -> Non
     from gentool.runs.samples import write_samples
     from gentool.tasks.evaluate import evaluate as task
 
-    test = open_set(make_config("shapes", {"count": 4, "points": 32}), "test")
-    x = test.take(range(30)).x.numpy()
+    test = open_set(make_config("shapes", {"count": 4, "points": 32, "classes": ["chair"]}), "test")
+    x = test.take(range(40)).x.numpy()
     path = write_samples(tmp_path / "s.ply", x)
-    done = task(str(path), reference="shapes count=4 points=32")
+    done = task(str(path), reference="shapes count=4 points=32 classes=[chair]")
     assert done.evaluation is not None
     assert done.evaluation.features == "clouds"
     assert set(done.metrics) == {"1-nna-cd", "mmd-cd", "cov-cd"}

@@ -131,6 +131,7 @@ PARAMETERS = {
     "lion/shapes-small": 1_678_863,
     "lion/shapes-voxel-small": 1_678_863,
     "lion/mnist-clouds-small": 1_398_983,
+    "sap/shapenet-paper": 1_085_816,
     "sap/shapes-small": 266_696,
     "dp-sinkhorn/celeba-paper": 3_886_595,
     "dp-sinkhorn/digits-small": 27_712,
@@ -207,7 +208,11 @@ def thin(name: str) -> list[str]:
     if name.startswith("lion/"):
         parts = ("vae.encoder", "vae.decoder", "point_prior.network")
         small = [f"model.{part}={SMALL_CLOUDS}" for part in parts]
-        return [*small, "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
+        return (
+            [*small, "model.points=32", "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
+        )
+    if name.startswith("sap/"):
+        return ["model.width=8", "model.blocks=1", "model.grid=8"] if name in PAPER else []
     network = getattr(resolved(name).recipe.model, "network", None)
     return [f"model.{change}" for change in THINNER.get(getattr(network, "name", ""), ()) if name in PAPER]
 

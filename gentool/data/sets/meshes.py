@@ -47,7 +47,7 @@ class MeshesConfig(CloudFolderConfig):
             for file, top in zip(files, tops)
             if self._wanted(part_of(file.name), split)
         ]
-        return MeshShapes.of(self.path, (listed, names), self.points, self.up)
+        return MeshShapes.of(self.path, (listed, names), self.points, self.up, self.normals)
 
     def _wanted(self, part: str, split: Split) -> bool:
         if split == "train" or part == "train":

@@ -36,7 +36,7 @@ class ModelNetConfig(CloudFolderConfig):
         if any(folder.glob("ply_data_*.h5")):
             return h5_clouds(folder, split, self.up)
         listed = by_category(self.path, self.classes, lambda home: _files(home, split))
-        return MeshShapes.of(self.path, listed, self.points, self.up)
+        return MeshShapes.of(self.path, listed, self.points, self.up, self.normals)
 
 
 def _files(home: Path, split: Split) -> list[Path]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ShapeNetVolConfig(ThreePartConfig):
-    """SYNSET/ID/pointcloud.npz with `points` (P, 3), and SYNSET/{train,val,test}.lst with the ids of each part."""
+    """SYNSET/ID/pointcloud.npz with `points` and `normals` (P, 3), and SYNSET/{train,val,test}.lst of ids."""
 
     name: Literal["shapenet-vol"] = "shapenet-vol"
     """ShapeNet clouds beside watertight meshes, the layout of occupancy networks."""
@@ -35,7 +35,13 @@ class ShapeNetVolConfig(ThreePartConfig):
 
         part = "train" if split == "train" else self.test_part
         listed = by_category(self.path, self.classes, lambda home: _files(home, part))
-        return StoredShapes.of(self.path, listed, lambda file: read_array(file, "points"), up=self.up)
+        return StoredShapes.of(
+            self.path,
+            listed,
+            lambda file: read_array(file, "points"),
+            up=self.up,
+            read_normals=lambda file: read_array(file, "normals"),
+        )
 
 
 def _files(home: Path, part: str) -> list[Path]:

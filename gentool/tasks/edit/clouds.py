@@ -214,7 +214,8 @@ def read_clouds(source: str, module: LionModule, known: DataConfig, count: int |
         dataset = open_set(known if source == known.name else parse_source(source), "test")
         if dataset.spec.kind != "points":
             raise UserError(f"expected clouds of points; this is {dataset.spec.kind} data", source)
-        return dataset.take(range(min(count or len(dataset), len(dataset)))).x
+        # as many points as the model makes: a set may hold more, for training to choose among
+        return dataset.take(range(min(count or len(dataset), len(dataset)))).x[:, : module.points]
     found = read_samples(source)
     if found.kind != "points":
         raise UserError(f"expected clouds (N, points, 3) float32, found samples of kind {found.kind}", source)
@@ -250,7 +251,7 @@ def _condition(module: LionModule, label: str | None) -> Tensor | None:
     """(1, 1) the class that the priors are told, None to tell them nothing."""
     if label is None:
         return None
-    cycle = label_cycle(label, module, None)
+    cycle = label_cycle(label, module, None, "--condition")
     if cycle is None or len(cycle) != 1:
         raise UserError(f"expected one class, not {label!r}", "--condition")
     return torch.tensor([[float(cycle[0])]], device=module.device)

@@ -22,6 +22,7 @@ from gentool.metrics.evaluate import evaluate
 from gentool.metrics.images import ImageSet, as_images
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
+from gentool.runs.folder import told_apart
 from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import best_device, load_run
@@ -140,7 +141,8 @@ def compare(
         if has_own_steps(name):
             say(OWN_STEPS.format(name))
     judge = None if reference is None else Judge(reference, resolved.recipe.evaluate.features, seed)
-    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}.png"
+    differing = told_apart(chosen.model_dump_json(), list(steps), job.labels, job.classifier, reference)
+    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}-{differing}.png"
     if picture.suffix.lower() != ".png":
         raise UserError("a comparison is a picture: name a .png", str(picture))
     check_writable(picture.parent)

@@ -17,7 +17,7 @@ QUICK = Scale(
         "classifier/mnist-small",
         ("model.network={name: cnn, channels: [16, 32, 64]}", "trainer.max_steps=600"),
     ),
-    lace=("lace/mnist32-small", ()),
+    lace=("lace/mnist32-small", ("model.latents=10000",)),
     count=50,
     few=100,
     groups=5,

@@ -27,6 +27,7 @@ from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import best_device, load_run
 from gentool.tasks.sampling.draw import (
+    OF_ANOTHER_SOLVER,
     OWN_STEPS,
     Job,
     as_kept,
@@ -182,8 +183,7 @@ def each(chosen: Sample, solver: str, steps: int, asked: Set[str]) -> Sample:
     """The settings of one row: what the recipe says of its own solver is not for the others."""
     changed: dict[str, Any] = {"solver": solver, "steps": steps}
     if solver != chosen.solver:
-        own: dict[str, Any] = {"options": {}, "grid": None, "grid_options": {}}
-        changed |= {key: value for key, value in own.items() if key not in asked}
+        changed |= {key: value for key, value in OF_ANOTHER_SOLVER.items() if key not in asked}
     return chosen.model_copy(update=changed)
 
 

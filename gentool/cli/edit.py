@@ -167,6 +167,10 @@ def edit(
     frames: Annotated[
         int | None, _option(metavar="N", help="interpolate: shapes from end to end (8).")
     ] = None,
+    freeze: Annotated[
+        str | None,
+        _option(metavar="NAME", help="interpolate: the latent that stays as at the start: global or points."),
+    ] = None,
     tau: Annotated[
         str | None,
         _option(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gentool.families.editgan.module import EditganModule
 
 FIRST = 40_000
-"""Number of the first sample that is edited; heads learn from the first 16, and are judged from 10,000 on."""
+"""Number of the first sample that is edited; heads are judged from 10,000 on."""
 Training = tuple[str, tuple[str, ...]]
 """A recipe and its overrides."""
 
@@ -53,7 +53,7 @@ class Scale:
 
 
 QUICK = Scale(
-    ("stylegan2/mnist32-small", ()),
+    ("stylegan2/mnist32-small", ("trainer.max_steps=3200",)),
     ("classifier/mnist-small", ("data.pad=32", "model.network.channels=8", "trainer.max_steps=400")),
     ("editgan/mnist32-small", ("trainer.max_steps=500",)),
     count=50,
@@ -110,10 +110,10 @@ def of_heads(module: EditganModule, scale: Scale, seed: int) -> dict[str, float]
     from gentool.families.editgan.labels import stroke_labels
 
     torch.manual_seed(seed)
-    codes, labels = module.labelled()
     networks = {"window": WindowMlp(3), "unet": UNet(3)}
     with torch.no_grad():
-        x = module.view.render(codes)
+        x = module.view.render(module.view.encode(module.photos()))
+        labels = module.strokes(x)
     learnt = {
         name: learn(network.to(x.device), x, labels, scale.segmenter, seed)
         for name, network in networks.items()
@@ -209,7 +209,8 @@ def described(scale: Scale, generator: dict[str, Any]) -> str:
     return (
         f"generator {origin} ({generator['pictures seen']} pictures); {scale.count} digits a figure, "
         "10 where holes are enlarged and strokes thickened; "
-        f"labels by flood fill, of 16 samples to train on and {scale.judged} others to judge by"
+        "labels by flood fill, of 16 real digits as the encoder sees them to train on and "
+        f"{scale.judged} samples to judge by"
     )
 
 
@@ -245,7 +246,7 @@ def claims(figures: dict[str, Any], scale: Scale) -> list[Claim]:
             f"{photos['filled']:.2f}",
             f"outside the region changed by {photos['outside']:.4f}, inverted at {photos['psnr']:.1f} dB",
             photos["filled"] >= 0.8,
-            "a few dark pixels are left; the heads know samples of one w alone, and an inverted digit has one a layer",
+            "a few dark pixels are left, which the heads take for stroke",
         ),
         Claim(
             f"A vector of other digits: {REFINED} steps of refinement lower the change outside, at success within 0.05",
@@ -262,7 +263,7 @@ def claims(figures: dict[str, Any], scale: Scale) -> list[Claim]:
             photos["error_inverted"] <= photos["error_of_the_encoder"] / 4,
         ),
         Claim(
-            "Label heads find holes better than a U-Net of the same 16 samples: by 0.05 of intersection over union",
+            "Label heads find holes better than a U-Net of the same 16 pictures: by 0.05 of intersection over union",
             "",
             f"{heads['heads']:.3f}",
             f"U-Net {heads['unet']:.3f}, MLP of 5x5 pixels {heads['window']:.3f}",

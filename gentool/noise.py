@@ -18,11 +18,11 @@ _SEPARATOR = "\x1f"
 
 def mix(*parts: int | str) -> int:
     """A 63-bit key of the parts; equal parts give equal keys on every machine."""
-    return _key(_SEPARATOR.join(map(str, parts)))
+    return _key(_SEPARATOR.join(map(str, parts)).encode())
 
 
-def _key(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+def _key(text: bytes) -> int:
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 class Noise:
@@ -49,16 +49,16 @@ class Noise:
         self.shape = tuple(shape)
         self.device = torch.device(device)
         self.dtype = dtype
-        self._start = f"{seed}{_SEPARATOR}"
+        self._starts = [f"{seed}{_SEPARATOR}{i}".encode() for i in self.indices]
         self._nodes: dict[tuple[str, int, int], Tensor] = {}
 
     def _draw(self, stream: str, step: int) -> Tensor:
         # `mix(seed, index, stream, step)`, put together here: for small samples the keys cost as much as the noise.
-        end = f"{_SEPARATOR}{stream}{_SEPARATOR}{step}"
+        end = f"{_SEPARATOR}{stream}{_SEPARATOR}{step}".encode()
         out = torch.empty(len(self.indices), *self.shape)
         generator = torch.Generator()
-        for row, index in zip(out.unbind(0), self.indices):
-            row.normal_(generator=generator.manual_seed(_key(f"{self._start}{index}{end}")))
+        for row, start in zip(out.unbind(0), self._starts):
+            row.normal_(generator=generator.manual_seed(_key(start + end)))
         return out
 
     def normal(self, stream: str, step: int = 0) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gentool.cli.edit_methods import METHODS, choose
-from gentool.cli.options import PicturesPerCall, out_option
+from gentool.cli.options import MAX_SEED, PicturesPerCall, out_option
 from gentool.cli.options import optional as _option
 from gentool.cli.output import Json, Quiet
 from gentool.errors import UserError
@@ -29,7 +29,7 @@ def edit(
     ] = None,
     method: Annotated[
         str | None,
-        _option(metavar="NAME", help=f"{', '.join(METHODS)}. With --mask or --vector: editgan."),
+        _option(metavar="NAME", help=f"{', '.join(METHODS)}. With --mask, --vector: editgan."),
     ] = None,
     out: Annotated[Path | None, out_option("As of gentool sample.")] = None,
     count: Annotated[
@@ -102,8 +102,11 @@ def edit(
         _option(metavar="L", help="Inversions: what the picture is (default: its label, else none)."),
     ] = None,
     scale: Annotated[
-        float | None,
-        _option(metavar="W", help="Inversions: guidance of the edit (1: none). editgan: the vector (1)."),
+        str | None,
+        _option(
+            metavar="W[,W]",
+            help="Inversions: guidance of the edit (1: none). editgan: the vector (0.5,1,1.5; 1).",
+        ),
     ] = None,
     from_scale: Annotated[
         float | None, _option(metavar="W", help="Inversions: guidance of the inversion (1: none).")
@@ -136,6 +139,10 @@ def edit(
     ] = None,
     save_vector: Annotated[
         Path | None, _option(metavar="FILE", help="editgan: keep the edit as a vector (.safetensors).")
+    ] = None,
+    save_codes: Annotated[
+        Path | None,
+        _option(metavar="DIR", help="editgan: keep each picture's latents, and its label map to repaint."),
     ] = None,
     refine: Annotated[
         int | None, _option(min=0, metavar="N", help="editgan: steps that rid a vector of side effects (0).")
@@ -182,9 +189,15 @@ def edit(
     ] = None,
     change: Annotated[
         list[str] | None,
-        _option("--set", metavar="KEY=VALUE", help="A key of the recipe's sample block: steps=20."),
+        _option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A key of the recipe's sample block: steps=20. lace: a constant, as gamma=20.",
+        ),
     ] = None,
-    seed: Annotated[int | None, _option(min=0, metavar="S", help="Fixes every picture's noise.")] = None,
+    seed: Annotated[
+        int | None, _option(min=0, max=MAX_SEED, metavar="S", help="Fixes every picture's noise.")
+    ] = None,
     batch_size: PicturesPerCall = 16,
     json: Json = False,
     quiet: Quiet = False,
@@ -201,7 +214,7 @@ def edit(
     """
     given = {key: value for key, value in ctx.params.items() if value not in (None, [], ())}
     if method is None:
-        if not given.keys() & {"mask", "relabel", "vector"}:
+        if not given.keys() & {"mask", "relabel", "vector", "save_codes"}:
             raise UserError(f"is missing (there are: {', '.join(METHODS)})", "--method")
         method = "editgan"
     choose(method, given).run(ctx.params)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gentool.cli.options import FirstCount, optional, out_option
+from gentool.cli.options import MAX_SEED, FirstCount, optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 
 app = typer.Typer(add_completion=False)
@@ -44,7 +44,9 @@ def mesh(
     ] = 0,
     format: Annotated[str, typer.Option(metavar="NAME", help="Of the folder's files: ply or obj.")] = "ply",
     count: FirstCount = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Fixes what --steps draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Fixes what --steps draws.")
+    ] = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

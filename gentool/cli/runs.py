@@ -99,6 +99,6 @@ def _figure(value: float | None) -> str:
 
 
 def _epsilon(value: float | None) -> str:
-    from gentool.privacy.account import rounded_up
+    from gentool.privacy.statement import rounded_up
 
     return "-" if value is None else str(rounded_up(value, 4))

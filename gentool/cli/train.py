@@ -11,7 +11,7 @@ import typer
 from gentool.cli.options import Devices, Nodes, RecipeSource, optional
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
-from gentool.privacy.account import rounded_up
+from gentool.privacy.statement import rounded_up
 
 if TYPE_CHECKING:
     from gentool.tasks.training.dryrun import DryRun
@@ -111,6 +111,7 @@ def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
         "measured_batch": found.measured_batch,
         "device": found.device,
         "privacy": None if found.plan is None else found.plan.document(),
+        "epsilon": found.epsilon,
         "values": [{"key": key, "value": value, "origin": origin} for key, value, origin in found.values()],
     }
     if json:
@@ -140,7 +141,7 @@ def _print_dry_run(found: DryRun) -> None:
             f"speed       {found.steps_per_second:.3g} steps/s on {found.device}, "
             f"timed at batch {found.measured_batch} and scaled",
             *([] if found.processes == 1 else [_shared(found)]),
-            *([] if found.plan is None else found.plan.lines()),
+            *([] if found.plan is None else [*found.plan.lines(), found.plan.outcome(found.before)]),
         ),
         False,
     )

@@ -1,17 +1,10 @@
-"""Step grids: N steps are N+1 noise levels, noisiest first, in float64.
-
-Sources: EDM eq. 5 (karras), DPM-Solver 4.1 (log-snr), DDIM and DEIS (power-t), k-diffusion (poly-exp), EDM
-table 1 (edm-vp), CLD-SGM (quadratic-t), DDIM's and "Common diffusion noise schedules" (2305.08891) spacings of a
-discrete model.
-"""
+"""Step grids: N steps are N+1 noise levels, noisiest first, in float64. The rules are in `grid_rules.py`."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, ValidationError
@@ -69,6 +62,9 @@ class GridOptions:
         model.
     """
 
+    SHAPES: ClassVar[frozenset[str]] = frozenset({"rho", "kappa", "power", "levels"})
+    """Options that only some grids read."""
+
     final: Final | None = None
     t_max: float | None = None
     t_min: float | None = None
@@ -80,6 +76,25 @@ class GridOptions:
     levels: Annotated[int, Field(ge=2)] = 1000
 
 
+class Rule(ABC):
+    """How a named grid places its levels.
+
+    Attributes:
+        final: what it does at the clean end when nothing is said.
+        shape: names of the options of `GridOptions.SHAPES` that it reads; the others are refused, since they would do
+            nothing.
+    """
+
+    final: Final
+    shape: tuple[str, ...] = ()
+
+    @abstractmethod
+    def levels(
+        self, steps: int, final: Final, high: float, low: float, process: Process, opts: GridOptions
+    ) -> Tensor:
+        """Positive levels, noisiest first: steps of them before a final zero, else steps + 1."""
+
+
 def make_grid(name: str, steps: int, process: Process, **options: Any) -> Grid:
     """The grid `name` with `steps` steps for a process; options as in `GridOptions`.
 
@@ -87,12 +102,13 @@ def make_grid(name: str, steps: int, process: Process, **options: Any) -> Grid:
     follows.
 
     Raises:
-        UserError: unknown name or option, steps < 1, or a range outside the process's.
+        UserError: unknown name or option, one that this grid does not read, steps < 1, or a range outside the
+            process's.
     """
     rule: Rule = GRIDS.get(name)
     if steps < 1:
         raise UserError(f"steps must be at least 1, not {steps}", "steps")
-    opts = _options(name, options)
+    opts = _options(name, options, rule.shape)
     high, low = _range(process, opts)
     final = opts.final or rule.final
     return _finish(name, steps, rule.levels(steps, final, high, low, process, opts), final, process)
@@ -142,8 +158,8 @@ def _times(sigma: Tensor, process: Process) -> Tensor:
     return t
 
 
-def _options(name: str, options: dict[str, Any]) -> GridOptions:
-    known = list(GridOptions.__dataclass_fields__)
+def _options(name: str, options: dict[str, Any], shape: tuple[str, ...]) -> GridOptions:
+    known = [key for key in GridOptions.__dataclass_fields__ if key not in GridOptions.SHAPES or key in shape]
     for key in options:
         if key not in known:
             raise UserError(
@@ -187,115 +203,3 @@ def _range(process: Process, opts: GridOptions) -> tuple[float, float]:
             "the clean end must be above sigma = 0; ask for final='zero' to land on 0", "grid.sigma_min"
         )
     return high, low
-
-
-# --- rules ---
-
-
-class Rule(ABC):
-    """How a named grid places its levels. `final` is what it does at the clean end when nothing is said."""
-
-    final: Final
-
-    @abstractmethod
-    def levels(
-        self, steps: int, final: Final, high: float, low: float, process: Process, opts: GridOptions
-    ) -> Tensor:
-        """Positive levels, noisiest first: steps of them before a final zero, else steps + 1."""
-
-
-Spacing = Callable[[Tensor, float, float, Process, GridOptions], Tensor]
-
-
-@dataclass(frozen=True)
-class Continuous(Rule):
-    """`spacing` maps u (n,), rising from 0 to 1, to levels (n,) from high to low."""
-
-    final: Final
-    spacing: Spacing
-
-    def levels(
-        self, steps: int, final: Final, high: float, low: float, process: Process, opts: GridOptions
-    ) -> Tensor:
-        u = torch.linspace(0, 1, steps + (final == "t-min"), dtype=torch.float64)
-        sigma = self.spacing(u, high, low, process, opts)
-        sigma[0] = high  # the ends exactly: rules that pass through t or ln sigma miss them by a rounding
-        if len(u) > 1:
-            sigma[-1] = low
-        return sigma
-
-
-@dataclass(frozen=True)
-class Discrete(Rule):
-    """`indices(steps, levels)` picks from levels 0 .. levels-1 of a discrete model, noisiest first; their
-    times lie evenly over the process's range."""
-
-    final: Final
-    indices: Callable[[int, int], Tensor]
-
-    def levels(
-        self, steps: int, final: Final, high: float, low: float, process: Process, opts: GridOptions
-    ) -> Tensor:
-        if steps > opts.levels:
-            raise UserError(f"{steps} steps do not fit in the {opts.levels} levels of the model", "steps")
-        n = self.indices(steps, opts.levels)
-        if final == "t-min":
-            n = torch.cat([n, torch.zeros(1, dtype=torch.float64)])
-        sigma = process.sigma(process.t_min + n / (opts.levels - 1) * (process.t_max - process.t_min))
-        slack = 1e-12
-        return sigma[(sigma <= high * (1 + slack)) & (sigma >= low * (1 - slack))]
-
-
-def _between(u: Tensor, first: float, last: float) -> Tensor:
-    return first + u * (last - first)
-
-
-def _power_t(u: Tensor, high: float, low: float, process: Process, kappa: float) -> Tensor:
-    first, last = process.t_of_sigma(torch.tensor([high, low], dtype=torch.float64)).tolist()
-    return process.sigma(_between(u, first ** (1 / kappa), last ** (1 / kappa)) ** kappa)
-
-
-def _quadratic_t(u: Tensor, high: float, low: float, process: Process, opts: GridOptions) -> Tensor:
-    """t = t_min + (t_max - t_min) (1 - u)^2: CLD's, denser near data than power-t."""
-    first, last = process.t_of_sigma(torch.tensor([high, low], dtype=torch.float64)).tolist()
-    return process.sigma(last + (first - last) * (1 - u) ** 2)
-
-
-def _edm_vp(u: Tensor, high: float, low: float, process: Process, opts: GridOptions) -> Tensor:
-    """Uniform time in the linear-beta VP process whose sigma(1) = high and sigma(1e-3) = low."""
-    end = 1e-3
-    log_high, log_low = math.log1p(high**2), math.log1p(low**2)
-    beta_d = 2 * (log_low / end - log_high) / (end - 1)
-    beta_min = log_high - beta_d / 2
-    t = _between(u, 1.0, end)
-    return (beta_d * t**2 / 2 + beta_min * t).expm1().sqrt()
-
-
-def karras_sigma(u: Tensor, high: float, low: float, rho: float = 7.0) -> Tensor:
-    """EDM's noise levels (eq. 5) from `high` at u = 0 to `low` at u = 1."""
-    return _between(u, high ** (1 / rho), low ** (1 / rho)) ** rho
-
-
-karras = Continuous("zero", lambda u, high, low, process, o: karras_sigma(u, high, low, o.rho))
-log_snr = Continuous(
-    "t-min", lambda u, high, low, process, o: _between(u, math.log(high), math.log(low)).exp()
-)
-poly_exp = Continuous(
-    "zero", lambda u, high, low, process, o: _between((1 - u) ** o.power, math.log(low), math.log(high)).exp()
-)
-uniform_sigma = Continuous("zero", lambda u, high, low, process, o: _between(u, high, low))
-uniform_t = Continuous("t-min", lambda u, high, low, process, o: _power_t(u, high, low, process, 1.0))
-power_t = Continuous("t-min", lambda u, high, low, process, o: _power_t(u, high, low, process, o.kappa))
-quadratic_t = Continuous("zero", _quadratic_t)
-edm_vp = Continuous("zero", _edm_vp)
-
-
-def _steps(count: int) -> Tensor:
-    return torch.arange(count, dtype=torch.float64)
-
-
-leading = Discrete("zero", lambda steps, levels: (_steps(steps) * (levels // steps)).flip(0))
-trailing = Discrete("zero", lambda steps, levels: (levels - _steps(steps) * levels / steps).round() - 1)
-linspace = Discrete(
-    "zero", lambda steps, levels: (levels - 1 - _steps(steps) * (levels - 1) / max(steps - 1, 1)).round()
-)

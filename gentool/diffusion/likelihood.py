@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from gentool.diffusion.grids import karras_sigma
+from gentool.diffusion.grid_rules import karras_sigma
 from gentool.diffusion.predictor import Denoise
 from gentool.diffusion.process import Process
 from gentool.errors import GentoolError

@@ -20,6 +20,7 @@ class Family:
         distils: whether its recipes name a run to start from (`base:`); its module then takes that run's, frozen, as a
             third argument, and the run folder keeps a copy of it.
         shards: whether `trainer.strategy: fsdp` may cut its networks over devices (`Contract.compiled_parts`).
+        draws_samples: as its module's, told without importing it.
         state_parts: of its process (`diffusion.process.Process`): which solvers its recipes may name.
     """
 
@@ -30,4 +31,5 @@ class Family:
     module: str
     distils: bool = False
     shards: bool = False
+    draws_samples: bool = True
     state_parts: int = 1

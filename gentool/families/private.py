@@ -17,6 +17,11 @@ def check_privacy(recipe: Recipe) -> Recipe:
     """
     if recipe.privacy is None:
         return recipe
+    if recipe.privacy.pretrained is not None and "base" not in type(recipe).model_fields:
+        raise Misfit(
+            "privacy.pretrained",
+            f"says what the run that training starts from was trained on, and {recipe.family} starts from none",
+        )
     if recipe.trainer.accumulate != 1:
         raise Misfit(
             "trainer.accumulate",

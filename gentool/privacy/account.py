@@ -13,6 +13,7 @@ from gentool.privacy import statement
 from gentool.privacy.accountants import Accountant, Spent
 from gentool.privacy.calibrate import find_noise_multiplier, find_steps
 from gentool.privacy.mechanisms import Phase, SampledGaussian, merge
+from gentool.privacy.statement import rounded_up
 
 if TYPE_CHECKING:
     from gentool.privacy.ledger import Ledger
@@ -185,8 +186,3 @@ def account_of(ledger: Ledger, plan: Plan, accountant: Accountant | None = None)
         not_private=ledger.not_private(),
         remarks=(ledger.remark,) if ledger.remark else (),
     )
-
-
-def rounded_up(value: float, places: int) -> str:
-    """A bound as people read it, never below what it is."""
-    return f"{math.ceil(value * 10**places) / 10**places:.{places}f}"

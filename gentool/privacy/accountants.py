@@ -35,6 +35,8 @@ class Accountant(Protocol):
     """Relative width to which calibration is worth its time."""
     max_steps: ClassVar[int]
     """Most steps, of all phases together, that it takes."""
+    instant: ClassVar[bool]
+    """Whether an answer takes less time than a training step; else it takes up to seconds."""
 
     @property
     def title(self) -> str:

@@ -68,11 +68,15 @@ def find_steps(
     mechanism: SampledGaussian,
     spent: Sequence[Phase] = (),
     accountant: Accountant | None = None,
+    enough: int | None = None,
 ) -> int:
     """The most steps of `mechanism` that, after `spent`, cost at most `target_epsilon`; may be 0.
 
     So step n + 1 is known to exceed the target before it is taken. Where even the most steps that the
     accountant takes are within the target, that number is returned.
+
+    Args:
+        enough: all that are wanted (at least 1): tried first, and returned where they are within the target.
 
     Raises:
         UserError: an argument out of range.
@@ -81,6 +85,8 @@ def find_steps(
     judge = accountant or RDP()
     within = _budget(target_epsilon, delta, spent, judge)
     most = judge.max_steps - sum(phase.steps for phase in spent)
+    if enough is not None and enough <= most and within(Phase(mechanism, enough)):
+        return enough
     low, high = 0, 1  # low steps are within the target; high are not, or are out of reach
     while high <= most and within(Phase(mechanism, high)):
         low, high = high, 2 * high

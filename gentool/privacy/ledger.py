@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +49,7 @@ class Ledger:
     Attributes:
         header: what `start` was given. plans: each plan that the run was trained by, in order.
         stretches: all that may have been released, in order.
+        inherited: what other runs released that this one starts from, by their `id`; part of `stretches`.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -57,6 +59,7 @@ class Ledger:
         self.header: dict[str, Any] = {}
         self.plans: list[Plan] = []
         self.stretches: list[Stretch] = []
+        self.inherited: dict[str, Counter[Release]] = {}
         self._settled: dict[int, int] = {}  # life -> the step it has told to have stopped at
         for number, record in enumerate(journal.records, 1):
             try:
@@ -80,14 +83,21 @@ class Ledger:
         return cls(journal)
 
     @classmethod
-    def start(cls, path: Path | str, header: Mapping[str, Any] | None = None) -> Ledger:
+    def start(
+        cls, path: Path | str, header: Mapping[str, Any] | None = None, *, writes: bool = True
+    ) -> Ledger:
         """The ledger of a run that is about to be trained; what one that is there says was spent stays spent.
+
+        Args:
+            writes: False for a further process of a run, beside the one that writes: it comes to the same plan from
+                whatever is on the disk by then (nothing, the beginning of a line), and what it adds stays in memory.
 
         Raises:
             CorruptError: as `open`.
         """
         path = Path(path)
-        ledger = cls(Journal.open(path) if path.is_file() else Journal(path))
+        journal = Journal.open(path) if path.is_file() else Journal(path)
+        ledger = cls(journal if writes else journal.draft())
         if not ledger._journal.records:
             # Runs by one recipe would else have the same ledger, and copies of one run could not be told from them.
             words = {
@@ -141,15 +151,32 @@ class Ledger:
         if self._life is None or step >= self._ends.get(self._life, 0):
             self.reserve(release, step, min(stretch(steps), steps - step))
 
-    def record(self, release: Release, count: int = 1) -> None:
+    def record(self, release: Release, count: int = 1, run: str | None = None) -> None:
         """Accounts for what is released beside the steps, such as a noisy label histogram, before it is computed.
+
+        Args:
+            run: the `id` of the run whose ledger states it too.
 
         Raises:
             GentoolError: as `reserve`.
         """
         if count < 1:
             raise ValueError(f"{count} releases")
-        self._write({"record": asdict(release), "count": count, "life": self._this_life()})
+        from_run = {} if run is None else {"run": run}
+        self._write({"record": asdict(release), "count": count, "life": self._this_life(), **from_run})
+
+    def inherit(self, base: Ledger) -> None:
+        """Accounts for all that the run released that this one starts from; what of it stands here is not repeated.
+
+        Raises:
+            GentoolError: as `reserve`.
+        """
+        known = self.inherited.get(base.id, Counter())
+        stated: Counter[Release] = Counter()
+        for one in base.stretches:
+            stated[one.release] += one.count
+        for release, count in (stated - known).items():
+            self.record(release, count, base.id)
 
     def settle(self, step: int) -> None:
         """States that this process took all steps before `step` and none after; call it when the loop has stopped.
@@ -194,8 +221,11 @@ class Ledger:
             return "steps were taken without noise"
         return next((reason for plan in self.plans if (reason := plan.not_private())), None)
 
-    def remaining(self, plan: Plan) -> int | None:
+    def remaining(self, plan: Plan, enough: int | None = None) -> int | None:
         """How many more steps of `plan` its target allows; None where it has no target.
+
+        Args:
+            enough: as `find_steps` takes it.
 
         Raises:
             BudgetError: what was released exceeds the target already.
@@ -203,7 +233,7 @@ class Ledger:
         if plan.target_epsilon is None or plan.noise_multiplier is None:
             return None
         mechanism = SampledGaussian(plan.noise_multiplier, plan.sample_rate)
-        return find_steps(plan.target_epsilon, plan.delta, mechanism, self.phases(), plan.judge)
+        return find_steps(plan.target_epsilon, plan.delta, mechanism, self.phases(), plan.judge, enough)
 
     def _this_life(self) -> int:
         if self._life is None:
@@ -229,7 +259,10 @@ class Ledger:
             self.stretches.append(one)
             self._ends[one.life] = one.end
         elif "record" in record:
-            self.stretches.append(Stretch(Release(**record["record"]), 0, record["count"], 0))
+            release, count = Release(**record["record"]), record["count"]
+            self.stretches.append(Stretch(release, 0, count, 0))
+            if "run" in record:
+                self.inherited.setdefault(record["run"], Counter())[release] += count
         elif "settle" in record:
             self._settle(record["settle"], record["life"])
         else:

@@ -11,6 +11,7 @@ from gentool.errors import BudgetError, UserError
 from gentool.privacy.accountants import ACCOUNTANTS, Accountant
 from gentool.privacy.calibrate import find_noise_multiplier
 from gentool.privacy.mechanisms import MAX_NOISE_MULTIPLIER, Phase, Release, merge
+from gentool.privacy.statement import rounded_up
 from gentool.recipes.schema import Privacy
 
 MOST_NOISE = 1000.0
@@ -78,6 +79,15 @@ class Plan:
         release = replace(self.release, noise_multiplier=noise_multiplier)
         phases = merge([*before, *release.phases(max(0, self.steps - self.first_step))])
         return self.judge.epsilon(phases, self.delta).epsilon
+
+    def outcome(self, before: Sequence[Phase] = (), count: int | None = None) -> str:
+        """For people: what `before` and `count` steps (all, if None) will have cost, or that it protects nobody."""
+        reason = self.not_private()
+        if reason is not None:
+            return f"warning: NOT PRIVATE: {reason}"
+        steps = max(0, self.steps - self.first_step) if count is None else count
+        spent = self.judge.epsilon(merge([*before, *self.release.phases(steps)]), self.delta)
+        return f"epsilon     {rounded_up(spent.epsilon, 4)} at delta {self.delta:g} when it is done"
 
     def document(self) -> dict[str, Any]:
         """Everything, as JSON takes it; `read` is its inverse."""

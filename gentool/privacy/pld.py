@@ -33,6 +33,7 @@ class PLD:
     conversion: ClassVar[None] = None
     tolerance: ClassVar[float] = 1e-4
     max_steps: ClassVar[int] = 10**7
+    instant: ClassVar[bool] = False
 
     def __init__(self) -> None:
         try:

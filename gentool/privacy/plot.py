@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gentool.privacy.account import rounded_up
 from gentool.privacy.accountants import Accountant
 from gentool.privacy.mechanisms import Phase
 from gentool.privacy.pld import PLD
+from gentool.privacy.statement import rounded_up
 from gentool.runs.atomic import atomic_write
 
 WIDTH, HEIGHT = 960, 600

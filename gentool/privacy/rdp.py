@@ -46,6 +46,7 @@ class RDP:
     name: ClassVar[str] = "rdp"
     tolerance: ClassVar[float] = 1e-6
     max_steps: ClassVar[int] = MAX_STEPS
+    instant: ClassVar[bool] = True
 
     @property
     def title(self) -> str:

@@ -31,7 +31,7 @@ class Spending:
         """Reads the ledgers of run folders, or of what `gentool export` made of them.
 
         Raises:
-            UserError: one is no run, was trained without privacy, or is named twice.
+            UserError: one is no run, was trained without privacy, or is named twice or counted by another.
             CorruptError: a ledger is not as it was written.
         """
         folders = [RunFolder.open(run) for run in runs]
@@ -40,6 +40,12 @@ class Spending:
         for folder, ledger in zip(folders, ledgers):
             if (other := seen.setdefault(ledger.id, folder.path)) is not folder.path:
                 raise UserError(f"is the same run as {other}, and would be counted twice", str(folder.path))
+        for folder, ledger in zip(folders, ledgers):
+            for base in ledger.inherited.keys() & seen.keys():
+                raise UserError(
+                    f"starts from {seen[base]}, whose releases it counts: they would be counted twice",
+                    str(folder.path),
+                )
         remarks = []
         for folder, ledger in zip(folders, ledgers):
             if ledger.remark is not None:

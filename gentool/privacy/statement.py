@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from gentool.privacy.mechanisms import Phase
@@ -47,3 +48,8 @@ def warnings(phases: Sequence[Phase], delta: float) -> tuple[str, ...]:
         f"delta {delta:g} is not below the sample rate {rate:g}, so it is 1/records or more, which would "
         "allow a record to be published outright; take a delta well below 1/records",
     )
+
+
+def rounded_up(value: float, places: int) -> str:
+    """A bound as people read it, never below what it is."""
+    return f"{math.ceil(value * 10**places) / 10**places:.{places}f}"

@@ -8,10 +8,15 @@ that YAML would read as something else is quoted (`description="3"`). Later over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from gentool.errors import Problem, RecipeError, did_you_mean
+from gentool.recipes.explain import explain
 from gentool.recipes.loader import MAX_DEPTH, Node, is_text, parse
+
+BlockT = TypeVar("BlockT", bound=BaseModel)
 
 
 def apply(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
@@ -56,6 +61,22 @@ def parse_pairs(pairs: Sequence[str], where: str) -> dict[str, Any]:
     if problems:
         raise RecipeError(problems)
     return dict(values)
+
+
+def parse_block(pairs: Sequence[str], model: type[BlockT], where: str) -> BlockT:
+    """`KEY=VALUE` texts as one block of a schema, checked as a recipe's are.
+
+    Raises:
+        RecipeError: with every fault at once.
+    """
+    problems: list[Problem] = []
+    node = apply(Node({}, where, where), pairs, problems)
+    if not problems:
+        try:
+            return model.model_validate(node.plain())
+        except ValidationError as error:
+            problems = explain(error, model, node)
+    raise RecipeError(problems)
 
 
 def _set(

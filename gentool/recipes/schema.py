@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction as Ratio
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -122,7 +122,7 @@ _SOLVERS_OWN = {"grid", "grid_options", "options", "afs", "denoise"}
 class Sample(Strict):
     solver: str = "dpmpp-2m"
     """Solver by name; see `gentool solvers list`."""
-    steps: Positive = 20
+    steps: Annotated[int, Field(gt=0, le=100_000)] = 20
     """Steps of the solver's grid."""
     grid: str | None = None
     """Step grid (karras, log-snr, uniform-t, power-t, ...); absent: the solver's own."""
@@ -201,6 +201,9 @@ class Privacy(Strict):
     """Memory for the gradients and activations of the records that are worked on at once."""
     physical_batch: Positive | None = None
     """Records that are worked on at once; absent: as many as memory_gib holds. Never changes the result."""
+    pretrained: Literal["public"] | None = None
+    """public: the run that this one starts from (`base:`) learned from other, public data, and costs nothing; absent:
+    what its ledger states counts, and a run without one is refused."""
     secure_noise: bool = False
     """Sum four Gaussians drawn in 64 bits: harder to attack through floating-point rounding."""
     debug_seed: Annotated[int, Field(ge=0)] | None = None
@@ -241,6 +244,13 @@ class Privacy(Strict):
         return None if self.sample_rate is None else float(Ratio(self.sample_rate))
 
 
+class NamedRun(NamedTuple):
+    """A run folder that a recipe names, and the dotted key at which it does."""
+
+    key: str
+    source: str
+
+
 class Recipe(Strict):
     """What every recipe has. `data` and `model` are typed by `families.recipe_schema`."""
 
@@ -273,3 +283,8 @@ class Recipe(Strict):
         overrides it.
         """
         return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
+
+    @property
+    def teacher(self) -> NamedRun | None:
+        """The run that the model learns from beside the data, of which its own run keeps a copy; None without one."""
+        return None

@@ -46,20 +46,41 @@ def plain_failures(path: str | os.PathLike[str]) -> Iterator[None]:
         raise GentoolError(f"cannot write: {reason}", str(path)) from error
 
 
+@contextmanager
+def _refused(folder: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        with plain_failures(folder):
+            yield
+    except GentoolError as error:
+        raise UserError(error.message, error.where) from error
+
+
 def check_writable(folder: str | os.PathLike[str]) -> None:
-    """Makes the folder and proves, before any work is done, that files can be written there.
+    """Proves, before any work is done, that files can be written into a folder, and leaves nothing there.
+
+    One that is missing is not made, lest work that is refused leave it behind: the nearest that is there is tried.
 
     Raises:
         UserError: they cannot; says why.
     """
-    probe = temporary(Path(folder) / PROBE)
-    try:
-        with plain_failures(folder):
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"\0")
-            probe.unlink()
-    except GentoolError as error:
-        raise UserError(error.message, error.where) from error
+    place = Path(folder).absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    with _refused(folder):
+        probe = temporary(place / PROBE)
+        probe.write_bytes(b"\0")
+        probe.unlink()
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder, with its parents, and proves that files can be written there.
+
+    Raises:
+        UserError: as `check_writable`.
+    """
+    with _refused(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
 
 
 def check_apart(out: str | os.PathLike[str], *read: str | os.PathLike[str] | None) -> None:

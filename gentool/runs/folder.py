@@ -7,23 +7,30 @@ samples/  README.md
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import PROBE, check_writable
+from gentool.runs.atomic import PROBE, make_folder
 
 
 def new_path(recipe_name: str, root: Path | str = "runs") -> Path:
     """`runs/<recipe>/<UTC time>-<id>`: sorts by time, never clashes."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     return Path(root) / recipe_name / f"{stamp}-{secrets.token_hex(3)}"
+
+
+def told_apart(*asked: object) -> str:
+    """Eight letters that differ where anything that was asked does: a file of no name of its own replaces no other."""
+    return hashlib.sha256(" ".join(map(str, asked)).encode()).hexdigest()[:8]
 
 
 class RunFolder:
@@ -62,8 +69,33 @@ class RunFolder:
         Raises:
             UserError: they cannot.
         """
-        check_writable(self.path)
-        check_writable(self.checkpoints)
+        make_folder(self.path)
+        make_folder(self.checkpoints)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Makes the folder and holds it for one training; one that is refused takes back what was made for it.
+
+        Raises:
+            UserError: the folder cannot be written, or another process is training in it.
+        """
+        made = [place for place in (self.path, *self.path.parents) if not place.exists()]
+        self.create()
+        with self.lock():
+            try:
+                yield
+            except (UserError, CorruptError):
+                if self.path in made and not self._learned():
+                    shutil.rmtree(self.path, ignore_errors=True)
+                    with suppress(OSError):  # another run lies there by now
+                        for place in made[1:]:
+                            place.rmdir()
+                raise
+
+    def _learned(self) -> bool:
+        """Whether a training left anything here that cannot be had again for nothing: steps, or privacy spent."""
+        logged = self.metrics_jsonl.is_file() and self.metrics_jsonl.stat().st_size > 0
+        return logged or self.weights.exists() or self.ledger.exists() or any(self.checkpoints.iterdir())
 
     def sweep(self) -> None:
         """Removes what a killed training left half-written; hold the lock. Samples and reports have other writers."""

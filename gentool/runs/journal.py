@@ -118,6 +118,12 @@ class Journal:
         self._good = self._size = self._good + len(data)
         self._ended = True
 
+    def draft(self) -> Draft:
+        """A copy whose further lines stay in memory."""
+        copy = Draft(self.path)
+        copy.records, copy._digests = list(self.records), list(self._digests)
+        return copy
+
     def _take(self, line: bytes) -> None:
         """Checks and keeps one line.
 
@@ -131,6 +137,13 @@ class Journal:
             raise ValueError("its digest differs")
         self.records.append(json.loads(body + b"}"))
         self._digests.append(rest[:-2].decode())
+
+
+class Draft(Journal):
+    """What a journal holds, for a process that is not its writer: it may add lines, and nothing reaches the file."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
 
 
 def _digest(head: str, body: bytes) -> str:

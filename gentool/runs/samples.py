@@ -10,6 +10,7 @@ folder  000000.png ..., dataset.json (labels), provenance.json   read back; also
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -32,6 +33,8 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     ".ply": ("points",),
     "": ("image",),
 }
+_OF_A_FOLDER = re.compile(r"\d{6,}\.png|dataset\.json|provenance\.json")
+"""The files that `picture_folder.write_folder` writes."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,8 @@ def _write_ply(path: Path, samples: np.ndarray, labels: np.ndarray | None, note:
 
 
 def _ours(path: Path) -> bool:
-    return path.is_dir() and ((path / "provenance.json").is_file() or not any(path.iterdir()))
+    """Whether nothing lies there but samples: a folder that is replaced is gone with all that it held."""
+    return path.is_dir() and all(_OF_A_FOLDER.fullmatch(item.name) for item in path.iterdir())
 
 
 def _write_folder(path: Path, samples: np.ndarray, labels: np.ndarray | None, note: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,21 @@ import torch
 
 from gentool.errors import UserError
 from gentool.runs.atomic import check_writable
-from gentool.runs.folder import RunFolder
+from gentool.runs.folder import RunFolder, told_apart
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import load_run, origin, stored_recipe
-from gentool.tasks.sampling.draw import Job, batches, load_guide, named_changes
+from gentool.tasks.sampling.draw import (
+    OF_ANOTHER_SOLVER,
+    OWN_STEPS,
+    Job,
+    Part,
+    batches,
+    has_own_steps,
+    load_guide,
+    named_changes,
+)
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
 from gentool.training.watching import Report, Say, unreported, unsaid
@@ -67,7 +76,8 @@ def sample(
     Args:
         label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
         preset: the recipe's `sample.presets` entry to start from.
-        settings: what differs from the recipe's `sample:` block (or from its preset), by key.
+        settings: what differs from the recipe's `sample:` block (or from its preset), by key. A solver other than
+            that block's takes its own grid and default options, but for what is said here.
         changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
         classifier: the run whose classifier the guidance rule `classifier` asks.
@@ -79,9 +89,13 @@ def sample(
         raise UserError(
             f"--devices {devices}: the launcher started {ranks.world} processes already; leave it out"
         )
-    base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
+    stored = stored_recipe(RunFolder.open(path)).recipe.sample
+    base = {} if preset is None else stored.preset(preset)
+    asked = dict(settings or {})
+    if "solver" in asked and asked["solver"] != base.get("solver", stored.solver):
+        base |= OF_ANOTHER_SOLVER
     # the presets not taken are out: they need not fit what is said now
-    overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]
+    overrides = ["sample.presets={}", *named_changes({**base, **asked}, changes)]
     run, resolved, module = load_run(path, overrides)
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
@@ -94,7 +108,10 @@ def sample(
     job = Job(str(run.path), chosen, seed, None, None if guiding is None else str(guiding.path))
     guide = load_guide(job, torch.device("cpu"))
     job = replace(job, labels=label_cycle(label, module, guide))
-    for line in module.check_request(chosen, guide):
+    lines = module.check_request(chosen, guide)
+    if "steps" in asked and has_own_steps(chosen.solver):
+        lines.append(OWN_STEPS.format(chosen.solver))
+    for line in lines:
         if ranks.main:
             say(line)
     solver = module.solver_name(chosen)
@@ -102,24 +119,24 @@ def sample(
     check_output(out, module.spec.kind)
     check_writable(out.parent)
     meshing = meshes_beside(out, module, count, mesher) if mesh else None
-    arrays, nfe = [], []
+    parts: list[Part] = []
     with ranks.together():
-        for part, calls in batches(job, module, count, devices, ranks):
-            arrays.append(part)
-            nfe.append(calls * len(part))
-            report(sum(map(len, arrays)), count, {})
+        for part in batches(job, module, count, devices, ranks):
+            parts.append(part)
+            report(sum(len(one.samples) for one in parts), count, {})
     if not ranks.main:
         seconds, nothing = time.perf_counter() - started, np.empty((0, *module.spec.shape))
         return Sampled(out, 0, 0.0, seconds, solver, seed, nothing, None, main=False)
-    images = np.concatenate(arrays)
+    images = np.concatenate([part.samples for part in parts])
     labels = None if job.labels is None else in_turn(job.labels, range(count)).numpy()
-    mean_nfe = sum(nfe) / count
+    mean_nfe = sum(part.nfe * len(part.samples) for part in parts) / count
     provenance = {
         **origin(run, resolved),
         "family": resolved.recipe.family,
         "seed": seed,
         "nfe": mean_nfe,
         "sample": chosen.model_dump_json(),
+        "manifest": told(parts[0].manifest, solver),
         "data_fingerprint": run.read_provenance().get("data_fingerprint", ""),
     }
     if guiding is not None:
@@ -128,6 +145,17 @@ def sample(
     meshes = None if meshing is None else meshing(images, labels, say)
     seconds = time.perf_counter() - started
     return Sampled(out, count, mean_nfe, seconds, solver, seed, images, labels, meshes=meshes)
+
+
+def told(manifest: Mapping[str, Any], solver: str) -> dict[str, Any]:
+    """A sampler's manifest as provenance keeps it: of all samples, so without `nfe`, and its orders by their runs."""
+    kept = {key: value for key, value in manifest.items() if key != "nfe"}
+    if "solver" in kept:  # the name that it is asked for by, not its class's
+        kept["solver"] = solver
+    if "orders" in kept:
+        runs = [(order, len(list(same))) for order, same in groupby(kept["orders"])]
+        kept["orders"] = ", ".join(f"{order} x {times}" for order, times in runs)
+    return kept
 
 
 def meshes_beside(
@@ -157,7 +185,7 @@ def meshes_beside(
 
 def default_name(job: Job, solver: str, count: int) -> str:
     """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
-    asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
+    asked = told_apart(job.settings.model_dump_json(), job.labels, job.classifier)
     if solver == job.settings.solver:
         solver += f"-{job.settings.steps}"
     return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"

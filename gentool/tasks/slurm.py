@@ -68,6 +68,11 @@ def script(
     """
     _check(cluster, then)
     resolved = resolve(source, overrides, families.recipe_schema)
+    family = families.FAMILIES.get(resolved.recipe.family)
+    if "sample" in then and not family.draws_samples:
+        raise UserError(
+            f"--then sample: the family {family.name} draws no samples; --then evaluate judges the model"
+        )
     jobs = _Jobs(source, tuple(overrides), resolved, run_dir, cluster)
     return jobs.pipeline(then) if then else jobs.train()
 
@@ -77,6 +82,11 @@ def _check(cluster: Cluster, then: Sequence[str]) -> None:
         raise UserError(
             f"--time {cluster.time!r}: expected minutes, hours:minutes:seconds or days-hours:minutes:seconds "
             "(90, 2:00:00, 1-12:00:00)"
+        )
+    if cluster.time is not None and _seconds(cluster.time) <= cluster.grace:
+        raise UserError(
+            f"--grace {cluster.grace}: the time limit of {cluster.time} is over by then; the job would be told to save "
+            "as it starts, and go back to the queue for ever: take a longer --time or a shorter --grace"
         )
     given = [("--partition", cluster.partition), ("--account", cluster.account), ("--mem", cluster.mem)]
     for switch, value in [*given, *(("--sbatch", value) for value in cluster.more)]:
@@ -92,6 +102,17 @@ def _check(cluster: Cluster, then: Sequence[str]) -> None:
             )
     if len(set(then)) < len(then):
         raise UserError(f"--then {','.join(then)}: each command once")
+
+
+def _seconds(time: str) -> int:
+    """Of a time limit as Slurm writes it: minutes, min:sec, h:min:sec, days-h, days-h:min, days-h:min:sec."""
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+    return ((24 * int(days or 0) + hours) * 60 + minutes) * 60 + seconds
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
 from gentool.tasks.model.base import DIGEST, describe
-from gentool.tasks.model.build import build_module, start_from_base
+from gentool.tasks.model.build import build_module, learn_from_teacher, start_from_base
 from gentool.tasks.model.card import account_of_run, model_card
 from gentool.tasks.model.load import load_run
 from gentool.tasks.training.loop import fit, is_main_process, quiet_lightning
@@ -92,8 +92,7 @@ def train(
     if not is_main_process():
         with StopFlag() as flag:
             return _train(run, resolved, None, lambda line: None, started, allow_change, flag)
-    run.create()
-    with run.lock(), StopFlag() as flag:
+    with run.training(), StopFlag() as flag:
         check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
         os.environ[RUN_DIR] = str(run.path.resolve())
         try:
@@ -118,6 +117,7 @@ def _train(
     rank_zero = is_main_process()
     base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else None
     module = build_module(recipe, dataset.spec, None if base is None else load_run(base.path)[2])
+    teacher = learn_from_teacher(module, run, rank_zero)
     module.say = say
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
@@ -128,7 +128,7 @@ def _train(
     if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
     private = prepare(
-        run, resolved, module, state, allow_change=allow_change, main=is_main_process(), say=say
+        run, resolved, module, state, base=base, allow_change=allow_change, main=rank_zero, say=say
     )
     if state is None:
         if private is None:
@@ -144,6 +144,7 @@ def _train(
         "data_fingerprint": dataset.fingerprint,
         "data_spec": asdict(dataset.spec),
         **({} if base is None else {"base": describe(base)}),
+        **({} if teacher is None else {"teacher": describe(teacher)}),
     }
     if dataset.skipped:
         provenance["data_skipped"] = [f"{fault.where}: {fault.message}" for fault in dataset.skipped]
@@ -171,7 +172,9 @@ def _train(
         stop=flag,
         on_step=None
         if on_step is None
-        else Status(on_step, lambda: module.device, lambda: None if private is None else private.epsilon),
+        else Status(
+            on_step, lambda: module.device, lambda: None if private is None else private.epsilon_so_far()
+        ),
         restore=None if state is None else lambda trainer: snapshot.restore_optimizers(trainer, state),
         last_step=stop,
     )

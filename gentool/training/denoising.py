@@ -21,7 +21,7 @@ from gentool.errors import UserError
 from gentool.networks.augment import LABELS, augment
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
-from gentool.training import drawing
+from gentool.training import drawable, drawing
 from gentool.training.denoising_config import NetworkRecipe
 from gentool.training.fitting import model_batches
 from gentool.training.module import Examples, GenModule
@@ -138,7 +138,7 @@ class DenoisingModule(GenModule):
         return drawing.means(self.model, self.sampling_traits())
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
-        return drawing.check(settings, self.model, self.sampling_traits(), guide)
+        return drawable.check(settings, self.model, self.sampling_traits(), guide)
 
     def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
         prior = self.likelihood_prior()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from gentool.cli.app import run
+from gentool.errors import UserError
+from gentool.tasks.slurm import Cluster, script
 
 GOLDEN = Path(__file__).parent / "slurm"
 CASES: dict[str, tuple[str, ...]] = {
@@ -52,8 +54,8 @@ def test_the_script_is_the_golden_one(name: str, capsys: pytest.CaptureFixture[s
 def test_the_script_is_valid_shell(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, *CASES[name])
     inner = re.findall(r"<<'JOB'\n(.*?)^JOB$", text, re.M | re.S)
-    for script in (text, *inner):
-        done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+    for shell in (text, *inner):
+        done = subprocess.run(["bash", "-n"], input=shell, text=True, capture_output=True)
         assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -68,11 +70,14 @@ def test_json_holds_the_script_and_names_the_jobs(capsys: pytest.CaptureFixture[
     [
         (("quickstart", "trainer.max_stepps=3"), ("max_stepps", "did you mean max_steps")),
         (("quickstart", "--time", "2h"), ("--time '2h'", "2:00:00")),
+        (("quickstart", "--time", "2"), ("--grace 120", "longer --time")),
+        (("quickstart", "--time", "0-1", "--grace", "3600"), ("--grace 3600", "for ever")),
         (("quickstart", "--partition", "gpu fast"), ("--partition", "without blanks")),
         (("quickstart", "--sbatch", "qos=a\nb"), ("--sbatch", "without blanks")),
         (("quickstart", "--setup", "a\nb"), ("--setup", "one line")),
         (("quickstart", "--then", "evalute"), ("--then evalute", "did you mean evaluate")),
         (("quickstart", "--then", "sample,sample"), ("each command once",)),
+        (("classifier/digits-small", "--then", "sample"), ("--then sample", "draws no samples")),
     ],
 )
 def test_what_is_wrong_is_refused(
@@ -83,6 +88,24 @@ def test_what_is_wrong_is_refused(
     assert out == ""
     for word in words:
         assert word in err
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("90:30", 5430),
+        ("2:00:01", 7201),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("1-12:30:05", 131405),
+    ],
+)
+def test_time_limits_are_read_as_slurm_reads_them(limit: str, seconds: int) -> None:
+    """The formats of sbatch's manual page, --time."""
+    script("quickstart", cluster=Cluster(time=limit, grace=seconds - 1))
+    with pytest.raises(UserError, match=f"--grace {seconds}:"):
+        script("quickstart", cluster=Cluster(time=limit, grace=seconds))
 
 
 def test_printing_a_script_imports_no_torch() -> None:

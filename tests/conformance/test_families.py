@@ -205,6 +205,13 @@ PER_EXAMPLE = [
     if families.module_class(family).losses is not GenModule.losses
 ]
 """Those whose loss is a mean over examples; the rest take a step of their own."""
+
+
+def test_the_catalog_tells_without_torch_which_families_draw() -> None:
+    for name in families.FAMILIES.names():
+        assert families.FAMILIES.get(name).draws_samples == families.module_class(name).draws_samples, name
+
+
 DRAWING = [name for name, (family, _) in CASES.items() if families.module_class(family).draws_samples]
 JUDGED = [name for name in CASES if name not in DRAWING]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from gentool.families.a_vit import augment
 from gentool.families.a_vit.config import Distillation
 from gentool.families.a_vit.distil import distilled_loss, imitation
 from gentool.networks.vit import Heads
-from gentool.runs.weights import load_weights, save_weights
+from gentool.runs.folder import RunFolder
+from gentool.runs.weights import fingerprint, load_weights, save_weights
 from gentool.tasks.train import train
 from tests.families.test_a_vit import fresh, images
 from tests.families.test_a_vit_halting import made, pictures, spread
@@ -86,21 +88,15 @@ def test_the_whole_loss_is_labels_and_teacher_by_their_heads(kind: str, token: b
     torch.testing.assert_close(module.batch_loss(examples), expected)
 
 
+SMALL = ["model.network.width=24", "model.network.depth=2", "model.halting.target_depth=1.5"]
+
+
 def test_the_teacher_stays_as_it_is_and_out_of_the_weights(teacher: Path, tmp_path: Path) -> None:
-    changes = [
-        TOKEN,
-        taught(teacher),
-        "model.network.width=24",
-        "model.network.depth=2",
-        "trainer.max_steps=2",
-    ]
-    changes += ["model.halting.target_depth=1.5"]
+    changes = [TOKEN, taught(teacher), *SMALL, "trainer.max_steps=2"]
     run = train("a-vit/digits-small", changes, run_dir=tmp_path / "run").run
     names = load_weights(run / "model.safetensors")[0].keys()
     assert "network.dist_token" in names
     assert not any("teacher" in name for name in names)
-    again = train("a-vit/digits-small", [*changes, "trainer.max_steps=3"], run_dir=run, resume="auto")
-    assert again.steps == 3
     module = fresh(TOKEN, taught(teacher))
     before = {name: value.clone() for name, value in module.model.state_dict().items()}
     module.try_step(open_set(module.recipe.data, "train").take(range(8)))
@@ -110,6 +106,34 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_weights(teacher: Path, tmp_pa
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_resuming_needs_the_teacher_no_more_but_refuses_another(teacher: Path, tmp_path: Path) -> None:
+    """The run keeps a copy: it ends with the weights of an uninterrupted one, wherever the teacher went."""
+    own = Path(shutil.copytree(teacher, tmp_path / "teacher"))
+    changes = [TOKEN, taught(own), *SMALL, "optimizer.schedule=constant"]
+
+    def to(step: int, name: str, resume: str | None = None) -> Path:
+        return train(
+            "a-vit/digits-small",
+            [*changes, f"trainer.max_steps={step}"],
+            run_dir=tmp_path / name,
+            resume=resume,
+        ).run
+
+    whole, part = to(4, "whole"), to(2, "part")
+    copy = RunFolder(part / "teacher")
+    assert copy.weights.read_bytes() == RunFolder(own).weights.read_bytes()
+    assert RunFolder(part).read_provenance()["teacher"]["sha256"] == fingerprint(copy.weights)
+    with open(own / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(UserError, match="not those this run was distilled from") as refused:
+        to(4, "part", "auto")
+    assert refused.value.where == "model.distillation.teacher"
+    shutil.rmtree(own)
+    to(4, "part", "auto")
+    found, expected = (load_weights(run / "model.safetensors")[0] for run in (part, whole))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 # The token
@@ -190,14 +214,14 @@ def test_a_distillation_token_without_a_teacher_is_refused() -> None:
 
 
 def test_what_cannot_teach_is_refused(teacher: Path, tmp_path: Path) -> None:
-    module = fresh(taught("classifier/digits-small"))
-    with pytest.raises(UserError, match="is no run folder: train the teacher first"):
-        module.fit_to_data(open_set(module.recipe.data, "train"))
+    with pytest.raises(UserError, match="is no run folder: train the model to distil from first") as refused:
+        train("a-vit/digits-small", [taught("classifier/digits-small")], run_dir=tmp_path / "none")
+    assert refused.value.where == "model.distillation.teacher"
     drawing = train(
         "edm/digits-small", ["trainer.max_steps=1", "model.network.channels=8"], run_dir=tmp_path / "edm"
     )
-    with pytest.raises(UserError, match="the family edm is no classifier"):
-        fresh(taught(drawing.run)).teacher()
+    with pytest.raises(UserError, match="the family edm is no classifier"):  # before the first step
+        train("a-vit/digits-small", [taught(drawing.run)], run_dir=tmp_path / "edm-taught")
     for spec, words in (
         (
             DataSpec("image", (1, 12, 12), 10, tuple("abcdefghij")),

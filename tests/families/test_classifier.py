@@ -27,7 +27,8 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
 from gentool.tasks.train import train
 from gentool.training.augment import shifted
-from gentool.training.drawing import Traits, check_guide
+from gentool.training.drawable import check_guide
+from gentool.training.drawing import Traits
 from gentool.training.sampling import Guide
 from tests.tasks.runs import TINY, Call
 

@@ -43,9 +43,8 @@ from gentool.families.editgan.losses import (
     region_of,
     squared,
 )
-from gentool.families.editgan.module import feature_channels
 from gentool.families.editgan.vector import Vector, load_vector
-from gentool.families.editgan.view import View
+from gentool.families.editgan.view import View, feature_channels
 from gentool.networks.stylegan2 import Generator
 from gentool.networks.stylegan2_config import StyleGenerator
 

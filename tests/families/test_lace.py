@@ -11,7 +11,7 @@ from gentool import families
 from gentool.data import open_set
 from gentool.errors import RecipeError, UserError
 from gentool.families.lace.control import Anchors, Before, Target, lead
-from gentool.families.lace.energy import Operators
+from gentool.families.lace.energy import Operators, discrete
 from gentool.families.lace.formula import parse
 from gentool.families.lace.module import LaceModule
 from gentool.families.lace.network import LatentClassifier, masked_losses
@@ -286,3 +286,14 @@ def test_latents_of_a_conditional_generator_are_led_each_under_its_own_class(sam
     whole = found(range(6))
     assert whole.isfinite().all()
     torch.testing.assert_close(found(range(4, 6)), whole[4:], rtol=1e-3, atol=1e-3)
+
+
+def test_a_temperature_divides_the_logits_and_in_the_published_code_one_of_them() -> None:
+    """There the gradient at a certain class is 1/T - 1, and in ours it vanishes."""
+    logits = torch.tensor([[30.0, 0.0, -3.0]], dtype=torch.float64, requires_grad=True)
+    for code, expected in ((False, 0.0), (True, 1 / 0.7 - 1)):
+        (found,) = torch.autograd.grad(discrete(logits, 0, 0.7, code=code).sum(), logits)
+        assert float(found[0, 0]) == pytest.approx(expected, abs=1e-9)
+    logits = logits.detach()
+    assert float(discrete(logits, 1, 2.0)[0]) == pytest.approx(float((logits / 2).log_softmax(1)[0, 1]))
+    assert torch.equal(discrete(logits, 1, code=True), discrete(logits, 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gentool.errors import GentoolError
+from gentool.errors import GentoolError, UserError
 from gentool.runs import atomic
 
 
@@ -87,6 +87,14 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with pytest.raises(GentoolError, match="cannot write"):
         atomic.write_text(tmp_path / "f" / "a", "x")
+
+
+def test_a_folder_is_tried_without_being_made(tmp_path: Path) -> None:
+    atomic.check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "f").write_text("")
+    with pytest.raises(UserError, match="a part of the path is a file"):
+        atomic.check_writable(tmp_path / "f" / "b")
 
 
 def test_append_line_appends(tmp_path: Path) -> None:

@@ -35,6 +35,34 @@ def test_sweep_takes_a_trainings_own_leftovers_and_nothing_else(tmp_path: Path) 
     assert all(path.read_text() == "whole" for path in [*own, *others])
 
 
+def refuse(run: RunFolder, *files: str) -> None:
+    with run.training():
+        for name in files:
+            (run.path / name).write_text("a line")
+        raise UserError("no such data")
+
+
+@pytest.mark.parametrize(
+    "kept", ["ledger.jsonl", "model.safetensors", "metrics.jsonl", "checkpoints/step-1.ckpt"]
+)
+def test_a_refused_training_takes_back_its_folders_unless_something_was_learned(
+    kept: str, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "runs" / "name" / "1")
+    with pytest.raises(UserError):
+        refuse(run, "recipe.yaml", "provenance.json")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError):
+        refuse(run, "recipe.yaml", kept)
+    assert (run.path / kept).is_file()
+
+
+def test_a_refused_training_leaves_a_folder_that_was_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        refuse(RunFolder(tmp_path))
+    assert tmp_path.is_dir()
+
+
 def test_a_look_at_the_lock_does_not_keep_a_training_out(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with run.lock():

@@ -214,6 +214,15 @@ def test_a_folder_with_other_things_is_never_replaced_but_samples_are(tmp_path: 
     assert len(read_samples(tmp_path / "out").array) == 3
 
 
+def test_a_run_folder_is_never_taken_for_samples_that_may_be_replaced(tmp_path: Path) -> None:
+    """A run has a provenance.json too: -o RUN would have cost the model."""
+    for name in ("provenance.json", "recipe.yaml", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="holds other things"):
+        write_samples(tmp_path, GRAY)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_samples_with_nan_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(GentoolError, match="1 of 50 samples"):
         write_samples(

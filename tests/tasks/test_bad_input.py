@@ -345,7 +345,19 @@ def test_read_only_outputs_are_refused_before_any_work(
 def test_a_file_in_the_place_of_a_folder(run: Path, tmp_path: Path, call: Call) -> None:
     (tmp_path / "file").write_text("")
     call("train", *QUICK, "--run-dir", tmp_path / "file" / "run").refused(2, "not a folder")
-    call("sample", run, "-o", tmp_path / "file" / "s.npz").refused(2, "in the way")
+    call("sample", run, "-o", tmp_path / "file" / "s.npz").refused(2, "not a folder")
+
+
+def test_what_is_refused_leaves_no_folders(
+    run: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call("train", "edm/mnist-small", "data.root=nowhere").refused(2, "no train-images")
+    call("train", *QUICK, "trainer.accelerator=gpu", "--run-dir", "a/b").refused(2, "not on this machine")
+    assert list(tmp_path.iterdir()) == [run]
+    before = sorted(run.iterdir())
+    call("sample", run, "--mesh").refused(2, "clouds of points")
+    assert sorted(run.iterdir()) == before
 
 
 def test_a_run_folder_removed_during_training_is_an_error_at_the_next_save(tmp_path: Path) -> None:

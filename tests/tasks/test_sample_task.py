@@ -115,8 +115,11 @@ def test_every_solver_draws_from_a_trained_run_or_says_why_not(
         (["--label", "10"], ["the classes are 0 to 9"]),
         (["--label", "cat"], ["--label 'cat'"]),
         (["--steps", "0"], ["--steps"]),
+        (["--steps", "100001"], ["sample.steps", "above 0 and of at most 100000"]),
+        (["--solver", "rk45", "--steps", "1", "--grid", "karras"], ["sample.steps", "take 2"]),
         (["-n", "0"], ["-n"]),
         (["--seed", "-1"], ["--seed"]),
+        (["--seed", str(2**63)], ["--seed"]),
         (["-o", "samples.bmp"], ["cannot write samples as .bmp", ".npz"]),
         (["-o", "samples.ply"], ["kind image"]),
     ],
@@ -133,6 +136,27 @@ def test_wrong_switches_are_refused_before_any_work(
     monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)  # drawing would be a defect and exit 1
     call("sample", whole_run, *switches).refused(2, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_carry_what_the_solver_did(whole_run: Path, tmp_path: Path, call: Call) -> None:
+    switches = ["--solver", "lms", "--steps", "3", "--grid", "karras", "-n", 2]
+    done = call("sample", whole_run, *switches, "-o", tmp_path / "s.npz")
+    assert "order 4 needs 4 steps: reduced to 3" in done.err
+    manifest = read_samples(tmp_path / "s.npz").provenance["manifest"]
+    assert (manifest["solver"], manifest["grid"], manifest["steps"]) == ("lms", "karras", 3)
+    assert manifest["orders"] == "1 x 1, 2 x 1, 1 x 1"
+    assert (manifest["sigma_max"], manifest["sigma_min"]) == (80.0, 0.002)
+
+
+def test_a_solver_with_steps_of_its_own_says_so(whole_run: Path, tmp_path: Path, call: Call) -> None:
+    done = call("sample", whole_run, "--solver", "rk45", "--steps", 5, "-n", 1, "-o", tmp_path / "s.npz")
+    assert "rk45 chooses its own steps" in done.err
+
+
+def test_a_run_is_not_replaced_by_its_samples(whole_run: Path, call: Call) -> None:
+    before = sorted(whole_run.iterdir())
+    call("sample", whole_run, "-n", 1, "-o", whole_run).refused(2, "holds other things")
+    assert sorted(whole_run.iterdir()) == before
 
 
 def test_errors_as_json(whole_run: Path, call: Call) -> None:

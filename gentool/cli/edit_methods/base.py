@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from gentool.errors import UserError
 
 Given = Mapping[str, Any]
 """The command's parameters by name; None where an option was not given."""
@@ -35,3 +38,19 @@ class Method:
 def flag(key: str) -> str:
     """How a parameter is written on the command line."""
     return {"change": "--set", "count": "--sample", "source": "INPUT"}.get(key, "--" + key.replace("_", "-"))
+
+
+def numbers(text: str, where: str, *, several: bool = True) -> tuple[float, ...]:
+    """The numbers of "0.5,1,1.5".
+
+    Raises:
+        UserError: none, or more than one where `several` is false.
+    """
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)) or (len(found) > 1 and not several):
+        expected = "numbers with commas (0.5,1,1.5)" if several else "a number"
+        raise UserError(f"expected {expected}, not {text!r}", where)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gentool.cli.edit_methods.base import Given, Method
+from gentool.cli.edit_methods.base import Given, Method, numbers
 from gentool.cli.output import emit, note
 from gentool.errors import UserError
 
@@ -19,7 +19,7 @@ def _editgan(given: Given) -> None:
         mask=given["mask"],
         relabel=[_pair(text) for text in given["relabel"] or ()],
         vector=given["vector"],
-        scale=1.0 if given["scale"] is None else given["scale"],
+        scales=None if given["scale"] is None else numbers(given["scale"], "--scale"),
         paste=bool(given["paste"]),
         **chosen,
     )
@@ -29,6 +29,7 @@ def _editgan(given: Given) -> None:
             given["source"],
             wish,
             save_vector=given["save_vector"],
+            save_codes=given["save_codes"],
             count=given["count"],
             seed=given["seed"] or 0,
             split="train" if given["train"] else "test",
@@ -44,13 +45,15 @@ def _editgan(given: Given) -> None:
     note(f"panel: {done.panel}", quiet)
     if done.labels is not None:
         note(f"labels: {done.labels}", quiet)
-    if document["edited"]:
-        note(
-            f"{document['edited']} of {document['count']} edited: changed by {document['changed_inside']:.3g} inside "
-            f"the region, {document['changed_outside']:.3g} outside",
-            quiet,
-        )
-    emit(document, str(done.path), given["json"])
+    for each in document.get("scales", [document]):
+        if each["edited"]:
+            at = f"at scale {each['scale']:g} " if "scales" in document else ""
+            note(
+                f"{at}{each['edited']} of {document['count']} edited: changed by {each['changed_inside']:.3g} inside "
+                f"the region, {each['changed_outside']:.3g} outside",
+                quiet,
+            )
+    emit(document, "\n".join(map(str, done.paths)), given["json"])
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -69,6 +72,7 @@ EDITGAN = Method(
             "relabel",
             "vector",
             "save_vector",
+            "save_codes",
             "scale",
             "refine",
             "iterations",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gentool.cli.edit_methods.base import Given, Method
+from gentool.cli.edit_methods.base import Given, Method, numbers
 from gentool.cli.output import emit, note
 
 
@@ -12,7 +12,8 @@ def _invert(given: Given) -> None:
     from gentool.tasks.pictures.change import Intake
 
     quiet = given["quiet"]
-    scale, from_scale = (1.0 if given[key] is None else given[key] for key in ("scale", "from_scale"))
+    scale = 1.0 if given["scale"] is None else numbers(given["scale"], "--scale", several=False)[0]
+    from_scale = 1.0 if given["from_scale"] is None else given["from_scale"]
     intake = Intake(
         "train" if given["train"] else "test",
         given["count"],

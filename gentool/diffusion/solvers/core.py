@@ -231,10 +231,12 @@ def simplest(low: float, high: float) -> float:
 
 
 def apply(row: Row, x: Tensor, predictions: Sequence[Tensor]) -> Tensor:
-    """a x + sum_j c_j q_j."""
+    """a x + sum_j c_j q_j, a tensor of its own where the row has predictions: what follows may write into it."""
     out = x if row.a == 1 else x * row.a
-    for c, q in zip(row.c, predictions):
-        out = torch.add(out, q, alpha=c)
+    for j, (c, q) in enumerate(zip(row.c, predictions)):
+        # In place after the first, as a fresh tensor costs more than the arithmetic on it; not before, as a vmapped
+        # prediction has a dimension that x may lack.
+        out = out.add_(q, alpha=c) if j else torch.add(out, q, alpha=c)
     return out
 
 
@@ -272,7 +274,7 @@ def linear_plan(
             y = apply(stage.row, x, (*here, *state.history))
             if clock is None or not stage.row.noise:
                 return y
-            return torch.add(y, clock(noise, now.sigma, stage.sigma).to(y.dtype), alpha=stage.row.noise)
+            return y.add_(clock(noise, now.sigma, stage.sigma), alpha=stage.row.noise)
 
         for stage in now.stages[:-1]:
             here.append(predicted(prediction, predict, reach(stage), stage.sigma))

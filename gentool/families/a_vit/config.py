@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 
 from gentool.families.base import Family
 from gentool.networks.vit_config import ViT
-from gentool.recipes.schema import Fraction, Misfit, Positive, Recipe, Strict
+from gentool.recipes.schema import Fraction, Misfit, NamedRun, Positive, Recipe, Strict
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
+TEACHER_KEY = "model.distillation.teacher"
 
 
 class Halting(Strict):
@@ -58,7 +59,8 @@ class Distillation(Strict):
     """A trained classifier is imitated beside the labels (Touvron et al. 2021, section 4)."""
 
     teacher: Annotated[str, Field(min_length=1)]
-    """Run folder of a classifier of the same pictures and classes: of the family classifier or a-vit."""
+    """Run folder of a classifier of the same pictures and classes, of the family classifier or a-vit: the run keeps a
+    copy."""
     kind: Literal["hard", "soft"] = "hard"
     """hard: its likeliest class is a second label; soft: its probabilities are the aim."""
     weight: Fraction = 0.5
@@ -126,6 +128,11 @@ class AVitRecipe(Recipe):
     model: AVitModel = AVitModel()
     """The transformer and how its tokens halt."""
 
+    @property
+    def teacher(self) -> NamedRun | None:
+        distillation = self.model.distillation
+        return None if distillation is None else NamedRun(TEACHER_KEY, distillation.teacher)
+
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if self.privacy is not None:
@@ -143,4 +150,5 @@ FAMILY = Family(
     paper="Yin et al. 2022, A-ViT: Adaptive Tokens for Efficient Vision Transformer (2112.07658)",
     recipe=AVitRecipe,
     module="gentool.families.a_vit.module:AVitModule",
+    draws_samples=False,
 )

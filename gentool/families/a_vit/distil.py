@@ -9,12 +9,10 @@ from torch import Tensor
 
 from gentool.data import DataSpec
 from gentool.errors import UserError
-from gentool.families.a_vit.config import Distillation
+from gentool.families.a_vit.config import TEACHER_KEY, Distillation
 
 if TYPE_CHECKING:
     from gentool.training.module import GenModule
-
-KEY = "model.distillation.teacher"
 
 
 def imitation(logits: Tensor, teacher: Tensor, config: Distillation) -> Tensor:
@@ -45,11 +43,11 @@ def check_teacher(teacher: GenModule, source: str, spec: DataSpec) -> None:
         teacher.judge()
     except UserError:
         raise UserError(
-            f"a run of the family {teacher.recipe.family} is no classifier: {source}", KEY
+            f"a run of the family {teacher.recipe.family} is no classifier: {source}", TEACHER_KEY
         ) from None
     for what, theirs, ours in (
         ("reads pictures of", teacher.spec.shape, spec.shape),
         ("tells classes apart:", teacher.spec.classes, spec.classes),
     ):
         if theirs != ours:
-            raise UserError(f"the teacher {source} {what} {theirs}, the student {ours}", KEY)
+            raise UserError(f"the teacher {source} {what} {theirs}, the student {ours}", TEACHER_KEY)

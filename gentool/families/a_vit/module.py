@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from gentool.data import Batch, DataSet, DataSpec, to_model
 from gentool.errors import UserError
 from gentool.families.a_vit import augment, study
 from gentool.families.a_vit.config import AVitRecipe
-from gentool.families.a_vit.distil import KEY, check_teacher, distilled_loss, imitation
+from gentool.families.a_vit.distil import check_teacher, distilled_loss, imitation
 from gentool.families.a_vit.halting import distribution_loss
 from gentool.families.a_vit.model import AdaptiveViT
 from gentool.families.a_vit.randaugment import rand_augmented
@@ -59,11 +58,8 @@ class AVitModule(ClassifyingModule):
     # Before training
 
     def fit_to_data(self, dataset: DataSet) -> None:
-        distillation = self.recipe.model.distillation
-        if distillation is not None and not Path(distillation.teacher).is_dir():
-            raise UserError(
-                f"{distillation.teacher} is no run folder: train the teacher first, and give the folder", KEY
-            )
+        if self.recipe.model.distillation is not None:
+            self._open_teacher()  # refused before any work, where it cannot teach
         start, halting = self.recipe.model.start, self.recipe.model.halting
         center = None
         if start is not None:
@@ -95,14 +91,17 @@ class AVitModule(ClassifyingModule):
         Raises:
             UserError: it is no classifier of these pictures.
         """
-        distillation = self.recipe.model.distillation
         if self._teacher is None:
-            assert distillation is not None
-            assert self.open_run is not None
-            opened = self.open_run(distillation.teacher).to(self.device).eval().requires_grad_(False)
-            check_teacher(opened, distillation.teacher, self.spec)
-            self._teacher = opened.judge()
+            self._teacher = self._open_teacher()
         return self._teacher
+
+    def _open_teacher(self) -> Judge:
+        distillation = self.recipe.model.distillation
+        assert distillation is not None
+        assert self.open_run is not None
+        opened = self.open_run(distillation.teacher).to(self.device).eval().requires_grad_(False)
+        check_teacher(opened, distillation.teacher, self.spec)
+        return opened.judge()
 
     # Training
 

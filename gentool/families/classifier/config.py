@@ -73,4 +73,5 @@ FAMILY = Family(
     recipe=ClassifierRecipe,
     module="gentool.families.classifier.module:ClassifierModule",
     shards=True,
+    draws_samples=False,
 )

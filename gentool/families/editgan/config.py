@@ -10,6 +10,7 @@ from gentool.families.base import Family
 from gentool.recipes.schema import Fraction, Misfit, Optimizer, Positive, Recipe, Strict
 
 NotNegative = Annotated[float, Field(ge=0)]
+Stop = Literal["paper", "val"]
 STROKES = ("outside", "stroke", "hole")
 """The classes of `labels: {source: strokes}`."""
 
@@ -19,14 +20,18 @@ class FromStrokes(Strict):
     """The picture itself tells: bright is stroke, dark that the border does not reach is hole, the rest outside."""
     threshold: Annotated[float, Field(gt=-1, lt=1)] = 0.0
     """Brightness in [-1, 1] above which a pixel is stroke."""
+    of: Literal["samples", "photos"] = "samples"
+    """What is labelled: samples of the generator, or the data's pictures as encoder and generator render them. An edit
+    of a photo starts from codes that differ from layer to layer, which heads that saw samples alone often misread."""
 
 
 class FromMasks(Strict):
     source: Literal["masks"]
-    """Masks that people painted over samples of the generator."""
+    """Masks that people painted over samples of the generator, or over photos as it renders them."""
     path: Annotated[str, Field(min_length=1)]
     """Folder of pictures (PNG) named by the number of the sample of `gentool sample BASE --seed SEED`: 7.png, 00007.png
-    and sample-7.png are sample 7. A pixel's value is its class."""
+    and sample-7.png are sample 7; a mask with a photo's codes beside it (photo.png, photo.safetensors: `gentool edit
+    RUN photo.png --save-codes DIR`) is of that photo. A pixel's value is its class."""
     classes: tuple[str, ...] = Field(min_length=2)
     """Names of the classes; the first is the background."""
 
@@ -53,9 +58,9 @@ class EncoderConfig(Strict):
 
 class EditganModel(Strict):
     labels: Labels = FromStrokes()
-    """Where the labels of the generator's samples come from."""
+    """Where the heads' label maps come from."""
     labelled: Positive = 16
-    """Samples that are labelled, with `strokes`; with `masks` the folder says."""
+    """Pictures that are labelled, with `strokes`; with `masks` the folder says."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Sample i is that of this seed."""
     truncation: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -67,7 +72,11 @@ class EditganModel(Strict):
     pixels: Annotated[int, Field(ge=2)] = 64
     """Pixels a head sees in a step, of all classes alike and of its own choice."""
     fewest: Annotated[int, Field(ge=0)] = 30
-    """A class with fewer pixels in a sample is background there."""
+    """A class with fewer pixels in a picture is background there."""
+    stop: Stop | None = None
+    """When a head stops learning. paper: once no batch's loss was a new minimum for 50 steps, after four passes over
+    the labelled pixels and within a hundred. val: once an eighth of the pixels, held out, are not read better for 250
+    steps; the head at its best is kept. null: with the training. The encoder learns on."""
     encoder: EncoderConfig = EncoderConfig()
     """From a picture to its latents."""
     perceptual: str | None = None
@@ -106,4 +115,5 @@ FAMILY = Family(
     recipe=EditganRecipe,
     module="gentool.families.editgan.module:EditganModule",
     distils=True,
+    draws_samples=False,
 )

@@ -5,6 +5,8 @@ Ling et al. 2021 (EditGAN, 2111.03186), section 3.1; the heads are those of Zhan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,14 +62,16 @@ class LabelHeads(nn.Module):
         self.heads = nn.ModuleList(PixelHead(inputs, hidden, classes) for _ in range(count))
         self.register_buffer("seen", torch.ones(classes, dtype=torch.bool))
 
-    def losses(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """(heads,) cross-entropies of each head's own pixels.
+    def losses(self, pixels: Tensor, labels: Tensor, which: Sequence[int]) -> Tensor:
+        """(n,) cross-entropies of these of the heads, each of its own pixels.
 
         Args:
-            pixels: (heads, N, D).
-            labels: (heads, N) int64.
+            pixels: (n, N, D).
+            labels: (n, N) int64.
         """
-        return torch.stack([F.cross_entropy(h(x), y) for h, x, y in zip(self.heads, pixels, labels)])
+        return torch.stack(
+            [F.cross_entropy(self.heads[k](x), y) for k, x, y in zip(which, pixels, labels, strict=True)]
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (heads, B, K, H, W) of features (B, D, H, W); those of classes never seen are -inf."""

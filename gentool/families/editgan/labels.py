@@ -1,4 +1,4 @@
-"""Label maps of a generator's samples: told by the picture itself, or painted."""
+"""Label maps of a generator's samples, and of photos that it renders: told by the picture itself, or painted."""
 
 from __future__ import annotations
 
@@ -83,20 +83,31 @@ def fit_map(labels: Tensor, size: tuple[int, int], where: str) -> Tensor:
     ].long()
 
 
-def read_masks(folder: Path, classes: int, size: int, say: Callable[[str], None]) -> tuple[list[int], Tensor]:
-    """Numbers of samples, and their label maps (N, size, size).
+def read_masks(
+    folder: Path, classes: int, size: int, say: Callable[[str], None]
+) -> tuple[list[int | Path], Tensor]:
+    """Numbers of samples, or files of photos' codes, and their label maps (N, size, size).
+
+    A mask with codes beside it (photo.png, photo.safetensors) is of that photo as the generator renders it; without,
+    the number at the end of its name says of which sample it is.
 
     Raises:
-        UserError: no folder, no masks, or one whose name has no number or that is there twice.
+        UserError: no folder, no masks, or one without codes whose name has no number or that is there twice.
     """
     if not folder.is_dir():
         raise UserError("is no folder", str(folder))
-    found: dict[int, Tensor] = {}
+    found: dict[int | Path, Tensor] = {}
     for path in sorted(folder.glob("*.png")):
-        number = re.search(r"(\d+)$", path.stem)
-        if number is None:
-            raise UserError("expected the number of a sample as its name (7.png)", str(path))
-        index = int(number[1])
+        codes = path.with_suffix(".safetensors")
+        index: int | Path = codes
+        if not codes.is_file():
+            number = re.search(r"(\d+)$", path.stem)
+            if number is None:
+                raise UserError(
+                    f"expected the number of a sample as its name (7.png), or a photo's codes beside it ({codes.name})",
+                    str(path),
+                )
+            index = int(number[1])
         if index in found:
             raise UserError(f"is a second mask of sample {index}", str(path))
         found[index] = fit_map(read_label_map(path, classes), (size, size), str(path))

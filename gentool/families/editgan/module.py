@@ -10,20 +10,18 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from gentool.data import Batch, DataSet, DataSpec, to_model
+from gentool.data import Batch, DataSet, DataSpec, open_set, to_model
 from gentool.errors import UserError
+from gentool.families.editgan import judging
 from gentool.families.editgan import labels as labelling
-from gentool.families.editgan.config import STROKES, EditganRecipe, FromStrokes
+from gentool.families.editgan.config import STROKES, EditganRecipe, FromMasks, FromStrokes
 from gentool.families.editgan.encoder import Encoder
-from gentool.families.editgan.heads import (
-    LabelHeads,
-    head_widths,
-    mean_logits,
-    uncertainty,
-    worst_mean,
-)
+from gentool.families.editgan.heads import LabelHeads, head_widths
+from gentool.families.editgan.lessons import Lessons, held_out_pixels
 from gentool.families.editgan.losses import Likeness, Maps, squared
-from gentool.families.editgan.view import View
+from gentool.families.editgan.stopping import Stopping
+from gentool.families.editgan.vector import load_codes
+from gentool.families.editgan.view import View, feature_channels
 from gentool.metrics.cache import digest_of
 from gentool.networks.classifier import ResNetClassifier
 from gentool.networks.stylegan2 import Generator
@@ -31,9 +29,6 @@ from gentool.noise import Noise
 from gentool.recipes.schema import Optimizer
 from gentool.training.module import GenModule
 from gentool.training.optimizers import LrSchedule, build_optimizer
-
-TESTED = 200
-"""Samples, and real pictures, by which the model is judged."""
 
 
 class Parts(nn.Module):
@@ -55,11 +50,13 @@ class Parts(nn.Module):
 class EditganModule(GenModule):
     """A step: the heads by cross-entropy of labelled pixels, the encoder by samples and real pictures.
 
-    The labelled samples are a function of the recipe and the generator alone: a resumed run makes them again.
+    The labelled pictures are a function of the recipe, the generator and the data alone: a resumed run makes them
+    again.
 
     Attributes:
         class_names: of the labels.
         styles, width: of W+ codes.
+        stopping: which heads learn on, where they do not with the training.
     """
 
     draws_samples = False
@@ -97,7 +94,9 @@ class EditganModule(GenModule):
         heads = LabelHeads(config.heads, feature_channels(generator), hidden, len(self.class_names))
         self.model = Parts(heads, Encoder(config.encoder, spec.shape, synthesis.num_ws, generator.style))
         self.model.encoder.centre.copy_(generator.mapping.w_avg)
-        self._labelled: tuple[Tensor, Tensor] | None = None
+        self.stopping = None if config.stop is None else Stopping(config.stop, heads)
+        self._lessons: Lessons | None = None
+        self._photos: Tensor | None = None
         self._maps: Maps | None = None
 
     # The generator
@@ -143,46 +142,65 @@ class EditganModule(GenModule):
 
     # Labels
 
-    def labelled(self) -> tuple[Tensor, Tensor]:
-        """Codes (N, styles, width) of the labelled samples, and their label maps (N, H, W)."""
-        if self._labelled is None:
-            config, size, count = self.recipe.model, self.spec.shape[1], len(self.class_names)
-            if isinstance(config.labels, FromStrokes):
-                codes = self.codes(range(config.labelled))
-                with torch.no_grad():
-                    found = labelling.stroke_labels(self.view.render(codes), config.labels.threshold)
+    def lessons(self) -> Lessons:
+        """What the heads learn from."""
+        if self._lessons is None:
+            config, count = self.recipe.model, len(self.class_names)
+            if isinstance(config.labels, FromMasks):
+                which, maps = labelling.read_masks(
+                    Path(config.labels.path), count, self.spec.shape[1], self.say
+                )
+                codes = torch.cat([self.codes_of(each) for each in which])
+                known = labelling.without_specks(maps, config.fewest, count).to(self.device)
             else:
-                indices, found = labelling.read_masks(Path(config.labels.path), count, size, self.say)
-                codes = self.codes(indices)
-            found = labelling.without_specks(found, config.fewest, count).to(self.device)
-            self._labelled = codes, found
-        return self._labelled
+                codes = self.photos() if config.labels.of == "photos" else self.codes(range(config.labelled))
 
+            def read(rows: Tensor, x: Tensor) -> Tensor:
+                return known[rows] if isinstance(config.labels, FromMasks) else self.strokes(x)
+
+            held_out = held_out_pixels(len(codes), self.spec.shape[1], some=config.stop == "val")
+            self._lessons = Lessons(codes, read, held_out.to(self.device), count)
+        return self._lessons
+
+    def strokes(self, x: Tensor) -> Tensor:
+        """Label maps (B, H, W) that pictures themselves tell, small ones left out."""
+        config = self.recipe.model
+        assert isinstance(config.labels, FromStrokes)
+        found = labelling.stroke_labels(x, config.labels.threshold)
+        return labelling.without_specks(found, config.fewest, len(self.class_names)).to(x.device)
+
+    def codes_of(self, which: int | Path) -> Tensor:
+        """(1, styles, width) of a labelled sample, or photo."""
+        if isinstance(which, int):
+            return self.codes([which])
+        return load_codes(which, self.digest(), (self.styles, self.width)).to(self.device)[None]
+
+    def photos(self) -> Tensor:
+        """(N, C, H, W) in [-1, 1]: the first of the training data, which are labelled."""
+        if self._photos is None:
+            data = open_set(self.recipe.data, "train")
+            self._photos = to_model(data.take(range(min(self.recipe.model.labelled, len(data)))).x)
+        return self._photos.to(self.device)
+
+    def assume_data(self) -> None:
+        shape = (self.recipe.model.labelled, *self.spec.shape)
+        self._photos = torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+    @torch.no_grad()
     def fit_to_data(self, dataset: DataSet) -> None:
         """Which classes there are to learn of, and the classifier that compares pictures."""
-        with torch.no_grad():
-            known = self.labelled()[1]
-        counts = torch.bincount(known.flatten(), minlength=len(self.class_names))
+        lessons, names = self.lessons(), self.class_names
+        x = lessons.codes
+        everything = torch.arange(len(x), device=self.device)
+        if x.dim() == 3:
+            x = torch.cat([self.view.render(part) for part in x.split(50)])
+        counts = torch.bincount(lessons.read(everything, x).flatten(), minlength=len(names))
         self.model.heads.seen.copy_(counts > 0)
-        told = ", ".join(f"{n}: {c}" for n, c in zip(self.class_names, counts.tolist()))
-        self.say(f"{len(known)} labelled samples, pixels by class: {told}")
-        for name, count in zip(self.class_names, counts.tolist()):
+        told = ", ".join(f"{n}: {c}" for n, c in zip(names, counts.tolist()))
+        self.say(f"{len(x)} labelled pictures, pixels by class: {told}")
+        for name, count in zip(names, counts.tolist()):
             if count == 0:
-                self.say(f"warning: {name} is in no labelled sample: it will never be predicted")
-
-    def pixels(self, codes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (heads, N, D) and labels (heads, N) of each head's own choice of pixels, of every class alike.
-
-        Features are made anew for a few of the labelled samples in every step: those of all would not fit in memory.
-        """
-        config, flat = self.recipe.model, known.flatten(1)
-        with torch.no_grad():
-            features = self.view.features(codes)[1].movedim(1, -1).flatten(0, 2)
-        flat = flat.flatten()
-        counts = torch.bincount(flat, minlength=len(self.class_names)).clamp(min=1)
-        chance = (1.0 / counts)[flat].expand(config.heads, -1)
-        rows = torch.multinomial(chance, config.pixels, replacement=True, generator=self.rng)
-        return features[rows], flat[rows]
+                self.say(f"warning: {name} is in no labelled picture: it will never be predicted")
 
     # Training
 
@@ -197,7 +215,7 @@ class EditganModule(GenModule):
         return self.recipe.optimizer, self.recipe.encoder_optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """An update of the heads and one of the encoder; returns the sum of their losses."""
+        """An update of the heads that learn on, and one of the encoder; returns the sum of their losses."""
         optimizers = cast(list[LightningOptimizer], self.optimizers())
         begun = self.step >= self.recipe.model.encoder.real_from * self.recipe.trainer.max_steps
         total = torch.zeros((), device=self.device)
@@ -205,6 +223,8 @@ class EditganModule(GenModule):
             ("heads", optimizers[0], self.heads_loss()),
             ("encoder", optimizers[1], self.encoder_loss(batch if begun else None)),
         ):
+            if loss is None:
+                continue
             optimizer.zero_grad()
             self.manual_backward(loss)
             if (clip := self.recipe.trainer.clip_norm) is not None:
@@ -214,19 +234,30 @@ class EditganModule(GenModule):
             optimizer.step()
             self.log(f"loss_{name}", loss.detach())
             total = total + loss.detach()
+        if self.stopping is not None:
+            heads, lessons = self.model.heads, self.lessons()
+            self.stopping.check(heads, self.step + 1, lambda: lessons.held_out_losses(self.view, heads))
+            self.log("heads_learning", float(self.stopping.active.sum()))
         return total
 
     def try_step(self, batch: Batch) -> Tensor:
         self._seed(0)
-        loss = self.heads_loss() + self.encoder_loss(batch)
+        heads = self.heads_loss()
+        assert heads is not None  # none has stopped yet
+        loss = heads + self.encoder_loss(batch)
         loss.backward()
         return loss.detach()
 
-    def heads_loss(self) -> Tensor:
-        """Mean cross-entropy of the heads on pixels of up to 4 labelled samples."""
-        codes, known = self.labelled()
-        order = torch.randperm(len(codes), generator=self.rng, device=self.device)[:4]
-        return self.model.heads.losses(*self.pixels(codes[order], known[order])).mean()
+    def heads_loss(self) -> Tensor | None:
+        """Mean cross-entropy of the heads that learn on; None where none does."""
+        config, lessons, heads = self.recipe.model, self.lessons(), self.model.heads
+        learning = range(config.heads) if self.stopping is None else self.stopping.learning()
+        if not learning:
+            return None
+        losses = heads.losses(*lessons.draw(self.view, len(learning), config.pixels, self.rng), learning)
+        if self.stopping is not None:
+            self.stopping.saw(losses, self.step // lessons.steps(config.pixels))
+        return losses.mean()
 
     def encoder_loss(self, batch: Batch | None) -> Tensor:
         """On samples, whose codes are known, and on real pictures where they are given."""
@@ -253,45 +284,21 @@ class EditganModule(GenModule):
         return alike(self.view.render(ws)).mean()
 
     @torch.no_grad()
-    def on_train_end(self) -> None:
-        """What an inversion is measured by later on."""
-        super().on_train_end()
-        self.model.eval()
-        x = self.view.render(self.codes(range(1000, 1000 + TESTED)))
-        self.model.usual.copy_(squared(self.view.render(self.view.encode(x)), x).median())
-        self.model.train()
+    def released_state(self) -> dict[str, Tensor]:
+        """Beside the weights, what an inversion is measured by later on."""
+        state, prefix = super().released_state(), "heads."
+        if self.stopping is not None:
+            heads = {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+            state |= {prefix + name: v for name, v in self.stopping.released(heads).items()}
+        x = self.view.render(self.codes(range(1000, 1000 + judging.TESTED)))
+        return state | {"usual": squared(self.view.render(self.view.encode(x)), x).median()}
 
     @torch.no_grad()
     def evaluate_model(
         self, held_out: DataSet, *, seed: int = 0, report: Callable[[int, int], None] | None = None
     ) -> dict[str, float]:
-        """Of samples that were not labelled: `uncertainty`, and with labels by strokes `iou-CLASS`; of held-out
-        pictures `encoder-error`, the root mean square error of a pixel in [0, 1]."""
-        config, parts = self.recipe.model, []
-        codes = self.codes(range(10_000, 10_000 + TESTED))
-        both = [self.view.features(c) for c in codes.split(50)]
-        for _, features in both:
-            parts.append(self.model.heads(features))
-        logits = torch.cat(parts, 1)
-        figures = {"uncertainty": float(worst_mean(uncertainty(logits)).mean())}
-        if isinstance(config.labels, FromStrokes):
-            known = labelling.stroke_labels(torch.cat([x for x, _ in both]), config.labels.threshold)
-            said = mean_logits(logits).argmax(1).cpu()
-            for k, name in enumerate(self.class_names):
-                either = int(((known == k) | (said == k)).sum())
-                if either:
-                    figures[f"iou-{name}"] = int(((known == k) & (said == k)).sum()) / either
-        real = to_model(held_out.take(range(min(TESTED, len(held_out)))).x).to(self.device)
-        figures["encoder-error"] = float(
-            squared(self.view.render(self.view.encode(real)), real).mean().sqrt()
-        )
+        """As of `judging.figures`."""
+        found = judging.figures(self, held_out)
         if report is not None:
-            report(TESTED, TESTED)
-        return figures
-
-
-def feature_channels(generator: Generator) -> int:
-    """How many features a pixel has: those of the constant and of every convolution."""
-    blocks = [b for name, b in generator.synthesis.named_children() if name.startswith("b")]
-    convs = [conv for block in blocks for conv in cast(Any, block).layers.values()]
-    return cast(int, convs[0].weight.shape[0]) + sum(conv.weight.shape[0] for conv in convs)
+            report(judging.TESTED, judging.TESTED)
+        return found

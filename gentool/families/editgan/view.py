@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -90,3 +91,10 @@ class View:
 
     def _noise(self) -> LayerNoise:
         return "const" if self.planes is None else self.planes
+
+
+def feature_channels(generator: Generator) -> int:
+    """How many features a pixel has: those of the constant and of every convolution."""
+    blocks = [b for name, b in generator.synthesis.named_children() if name.startswith("b")]
+    convs = [conv for block in blocks for conv in cast(Any, block).layers.values()]
+    return cast(int, convs[0].weight.shape[0]) + sum(conv.weight.shape[0] for conv in convs)

@@ -98,4 +98,5 @@ FAMILY = Family(
     recipe=LaceRecipe,
     module="gentool.families.lace.module:LaceModule",
     distils=True,
+    draws_samples=False,
 )

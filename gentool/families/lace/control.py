@@ -52,7 +52,7 @@ class Target:
         node: the formula.
         label: (B,) classes of a conditional generator, which stay as they are; None where it has none.
         before: what the latents are held to; None: nothing.
-        temperature: divides the logits of discrete attributes, before they are normalised.
+        temperature, code_temperature: as of `energy.discrete`.
     """
 
     module: LaceModule
@@ -62,11 +62,13 @@ class Target:
     label: Tensor | None = None
     before: Before | None = None
     temperature: float = 1.0
+    code_temperature: bool = False
 
     def __call__(self, z: Tensor) -> Tensor:
         w = self.module.generator.map(z, self.label)
         heads = self.module.heads(z, w, self.label)
-        value = self.operators.log_prob(self.node, term_log_prob(heads, self.temperature))
+        leaf = term_log_prob(heads, self.temperature, code=self.code_temperature)
+        value = self.operators.log_prob(self.node, leaf)
         return value if self.before is None else value - self._held(z, w, heads, self.before)
 
     def at(self, rows: Tensor) -> Target:

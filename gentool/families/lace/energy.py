@@ -61,8 +61,15 @@ class Operators:
         return float(fold(node, likeliest, self.both, self.either, refuse))
 
 
-def discrete(logits: Tensor, value: float, temperature: float = 1.0) -> Tensor:
-    """(B,) log p(class | latent) of logits (B, K)."""
+def discrete(logits: Tensor, value: float, temperature: float = 1.0, *, code: bool = False) -> Tensor:
+    """(B,) log p(class | latent) of logits (B, K).
+
+    Args:
+        code: divide the class's own logit alone, as the published code does. That is no log probability, and below a
+            temperature of 1 its gradient never vanishes.
+    """
+    if code:
+        return logits[:, int(value)] / temperature - logits.logsumexp(1)
     return (logits / temperature).log_softmax(1)[:, int(value)]
 
 
@@ -71,12 +78,16 @@ def continuous(predicted: Tensor, value: float, sigma: float = SIGMA) -> Tensor:
     return -(value - predicted[:, 0]).square() / (2 * sigma**2)
 
 
-def term_log_prob(heads: Mapping[str, Tensor], temperature: float = 1.0) -> Callable[[Term], Tensor]:
+def term_log_prob(
+    heads: Mapping[str, Tensor], temperature: float = 1.0, *, code: bool = False
+) -> Callable[[Term], Tensor]:
     """What the heads (B, K), or (B, 1) of a number, say of a term."""
 
     def leaf(term: Term) -> Tensor:
         head = heads[term.name]
-        return continuous(head, term.value) if head.shape[1] == 1 else discrete(head, term.value, temperature)
+        if head.shape[1] == 1:
+            return continuous(head, term.value)
+        return discrete(head, term.value, temperature, code=code)
 
     return leaf
 

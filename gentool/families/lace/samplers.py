@@ -36,7 +36,7 @@ class Settings:
         rtol, atol, t_end: of the ODE.
         rate, steps, temperature: of Langevin's steps; temperature 1 samples exactly as rate goes to 0, the published
             code's noise is that of 0.005, near the mode.
-        pc_steps, corrections, snr: of the predictor-corrector.
+        pc_steps, corrections, snr: of the predictor-corrector; stale_score: corrections take the predictor's score.
 
     Raises:
         UserError: a value out of its range.
@@ -51,6 +51,7 @@ class Settings:
     pc_steps: int = 1000
     corrections: int = 2
     snr: float = 0.16
+    stale_score: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rtol", "atol", "rate", "steps", "pc_steps", "snr"):
@@ -127,20 +128,18 @@ def langevin(log_prob: LogProb, z: Tensor, noise: Noise, how: Settings) -> Found
 def predictor_corrector(log_prob: LogProb, z: Tensor, noise: Noise, how: Settings) -> Found:
     """The reverse VP-SDE's steps, each followed by Langevin steps of a set signal-to-noise ratio (appendix A).
 
-    The score is asked for anew at every correction (the published code takes the predictor's again), and its norm is
-    each latent's own.
+    The score is asked for anew at every correction, but with `stale_score` (the published code's), and its norm is each
+    latent's own.
     """
     gradient = Gradient(log_prob, len(z), z.device)
     n = how.pc_steps
     for i in reversed(range(n)):
         b = (BETA[0] + (BETA[1] - BETA[0]) * i / max(n - 1, 1)) / n
-        z = (
-            (2 - math.sqrt(1 - b)) * z
-            + b * (gradient(z) - z)
-            + math.sqrt(b) * noise.normal("predict", i).to(z)
-        )
+        score = gradient(z) - z
+        z = (2 - math.sqrt(1 - b)) * z + b * score + math.sqrt(b) * noise.normal("predict", i).to(z)
         for j in range(how.corrections):
-            score, fresh = gradient(z) - z, noise.normal("correct", i * how.corrections + j).to(z)
+            score = score if how.stale_score else gradient(z) - z
+            fresh = noise.normal("correct", i * how.corrections + j).to(z)
             size = fresh.norm(dim=1, keepdim=True) / score.norm(dim=1, keepdim=True).clamp(min=1e-12)
             step = 2 * (1 - b) * (how.snr * size) ** 2
             z = z + step * score + (2 * step).sqrt() * fresh

@@ -12,15 +12,13 @@ from gentool.data import Batch, DataSet, DataSpec, to_model
 from gentool.errors import UserError
 from gentool.families.lion.autoencoder import Autoencoder, kl_weight
 from gentool.families.lion.conditions import read_vectors
-from gentool.families.lion.config import Guided, LionModel, LionRecipe, LionSample
+from gentool.families.lion.config import LionModel, LionRecipe, LionSample
 from gentool.families.lion.degrade import degrade
 from gentool.families.lion.generation import Generation
 from gentool.families.lion.priors import Priors
-from gentool.families.lion.stages import StagedRate, autoencoder_losses, prior_losses, watched
+from gentool.families.lion.stages import StagedRate, autoencoder_losses, load_start, prior_losses, watched
 from gentool.recipes.schema import Sample
-from gentool.runs.folder import RunFolder
-from gentool.runs.weights import load_weights
-from gentool.training import drawing
+from gentool.training import drawable, drawing
 from gentool.training.ema import Ema
 from gentool.training.module import Examples, GenModule
 from gentool.training.optimizers import LrSchedule, build_optimizer
@@ -81,7 +79,7 @@ class LionModule(GenModule):
         """Takes over the weights of the run to fine-tune, and says what the settings imply."""
         config, steps = self.recipe.model, self.recipe.trainer.max_steps
         if config.guided is not None:
-            self.start_from(config.guided)
+            load_start(self.model, config.guided, self.recipe.family)
         elif steps <= config.vae.steps:
             self.say(
                 f"warning: trainer.max_steps is {steps} and model.vae.steps {config.vae.steps}: no step is left for "
@@ -92,26 +90,6 @@ class LionModule(GenModule):
                 f"{config.vectors.path} holds {found} rows; expected {len(dataset)}, one for each training example",
                 "model.vectors.path",
             )
-
-    def start_from(self, guided: Guided) -> None:
-        """Loads the trained run's weights.
-
-        Raises:
-            UserError: no run of this family and of these networks lies there.
-        """
-        run = RunFolder.open(guided.start)
-        tensors, metadata = load_weights(run.require_weights())
-        if metadata.get("family") != self.recipe.family:
-            raise UserError(
-                f"{guided.start} is a run of the family {metadata.get('family')}", "model.guided.start"
-            )
-        try:
-            self.model.load_state_dict(tensors)
-        except RuntimeError as error:
-            first = str(error).splitlines()[-1].strip()
-            raise UserError(
-                f"{guided.start} has other networks than this recipe: {first}", "model.guided.start"
-            ) from None
 
     def assume_data(self) -> None:
         """Nothing is measured on the data."""
@@ -303,5 +281,5 @@ class LionModule(GenModule):
             read_vectors(path, config.vectors.dim, "sample.vectors")
         notices: dict[str, None] = {}
         for denoiser, traits in self.generation.parts():
-            notices |= dict.fromkeys(drawing.check(settings, denoiser, traits))
+            notices |= dict.fromkeys(drawable.check(settings, denoiser, traits))
         return list(notices)

@@ -1,4 +1,4 @@
-"""The losses of both stages as functions of networks and examples, what is watched, and their learning rates."""
+"""The losses of both stages as functions of networks and examples, their start, their rates, and what is watched."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gentool.errors import UserError
 from gentool.families.lion.autoencoder import Autoencoder
 from gentool.families.lion.config import Guided
 from gentool.families.lion.generation import beside
@@ -15,6 +16,8 @@ from gentool.families.lion.priors import Priors
 from gentool.points.distances import chamfer, emd
 from gentool.points.neighbours import distances
 from gentool.recipes.schema import Optimizer
+from gentool.runs.folder import RunFolder
+from gentool.runs.weights import load_weights
 from gentool.training.module import Examples
 from gentool.training.optimizers import LrSchedule
 
@@ -91,3 +94,24 @@ def evaluating(autoencoder: Autoencoder) -> Iterator[None]:
         yield
     finally:
         autoencoder.train(before)
+
+
+def load_start(networks: nn.Module, guided: Guided, family: str) -> None:
+    """Loads the weights of the trained run that `model.guided.start` names.
+
+    Raises:
+        UserError: no run of this family and of these networks lies there.
+    """
+    run = RunFolder.open(guided.start)
+    tensors, metadata = load_weights(run.require_weights())
+    if metadata.get("family") != family:
+        raise UserError(
+            f"{guided.start} is a run of the family {metadata.get('family')}", "model.guided.start"
+        )
+    try:
+        networks.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{guided.start} has other networks than this recipe: {first}", "model.guided.start"
+        ) from None

@@ -74,4 +74,5 @@ FAMILY = Family(
     paper="Peng et al. 2021, Shape As Points: A Differentiable Poisson Solver (2106.03452)",
     recipe=SapRecipe,
     module="gentool.families.sap.module:SapModule",
+    draws_samples=False,
 )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from gentool.data import to_uint8
 from gentool.errors import UserError
 from gentool.families.editgan.labels import write_label_map
 from gentool.families.editgan.losses import edited_classes
 from gentool.families.editgan.module import EditganModule
-from gentool.families.editgan.vector import Vector
+from gentool.families.editgan.vector import Vector, load_codes, save_codes
 from gentool.runs.atomic import atomic_write, check_apart, check_writable
 from gentool.tasks.edit.editgan_changes import Changes, Inverted, Progress, Wish, inverted
 from gentool.tasks.edit.editgan_report import Edited, Figures
 from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures
-from gentool.tasks.pictures.write import beside, check_places, write_pictures
+from gentool.tasks.pictures.write import beside, check_places, pixels, write_file, write_panel
 from gentool.training.watching import Report, Say, unreported, unsaid
 
 LARGE = 0.8
@@ -31,6 +35,7 @@ def edit(
     wish: Wish,
     *,
     save_vector: Path | None = None,
+    save_codes: Path | None = None,
     count: int | None = None,
     seed: int = 0,
     split: Split = "test",
@@ -45,8 +50,10 @@ def edit(
     """Inverts the pictures, changes their codes, writes them, a panel and (of one picture) its label map beside them.
 
     Args:
-        source: pictures; None: samples of the generator, whose codes are known.
+        source: pictures, or the codes of one (.safetensors, of `save_codes`); None: samples of the generator, whose
+            codes are known.
         save_vector: where the mean change of the codes goes.
+        save_codes: the folder where each picture's codes go, as they were before the edit, and its label map.
         classifier: a run whose features compare pictures; None: the recipe's.
 
     Raises:
@@ -61,72 +68,149 @@ def edit(
             "editgan/digits8-small base=RUN)"
         )
     module.to(device)
-    if source is None:
+    codes = known_codes(module, source, count, seed)
+    if codes is not None:
         with torch.no_grad():
-            codes = module.codes(range(count or 16), seed)
             photos = torch.cat([module.view.render(part) for part in codes.split(256)]).cpu()
-        found = Pictures(photos, None, (), f"samples of seed {seed}")
+        name = f"samples of seed {seed}" if source is None else source
+        found = Pictures(photos, None, (), name, single=source is not None)
     else:
+        assert source is not None
         found = read_pictures(source, known=resolved.recipe.data, split=split, count=count, say=say)
         photos = fit_shape(found.x, module.spec.shape, source, resize=resize, repeat_channels=repeat_channels)
-    name = "samples" if source is None else Path(source).stem
-    out = out or run.samples / f"edited-{name}-editgan.h5"
+    stem = "samples" if source is None else Path(source).stem
+    out = out or run.samples / f"edited-{stem}-editgan.h5"
+    scales = wish.scales or ((1.0,) if wish.vector else ())
+    places = [out]
+    if len(scales) > 1 and found.single and out.suffix.lower() == ".png":
+        places = [beside(out, f"scale{scale:g}") for scale in scales]
     read = (wish.mask, wish.vector)
-    check_places(out, source, single=found.single, also=read, pictures_beside=("panel", "labels"))
+    for place in (*places, out):
+        check_places(place, source, single=found.single, also=read, pictures_beside=("panel", "labels"))
     changes = Changes(module, wish, len(photos))
     if save_vector is not None:
         if not (wish.mask or wish.relabel):
             raise UserError("needs an edit to learn from: --mask or --relabel", "--save-vector")
         check_writable(save_vector.absolute().parent)
         check_apart(save_vector, source, *read)
+    kept = [] if save_codes is None else codes_files(save_codes, stem, len(photos), single=found.single)
     maps = module.maps(classifier)
     if maps is None:
         say("pictures are compared by pixels alone: --classifier names a run whose features compare them")
-    done: list[Figures] = []
+    done: list[list[Figures]] = []
     for first in range(0, len(photos), batch_size):
         x = photos[first : first + batch_size].to(device)
         progress = Progress(report, first, len(x), len(photos))
-        if source is None:
+        if codes is not None:
             exact = torch.full((len(x),), torch.inf)
             seen = Inverted(codes[first : first + batch_size], module.view, exact)
         else:
-            seen, poor = inverted(module, x, maps, wish, progress.part(0))
+            seen, poor = inverted(module, x, maps, wish, progress.part(0, 2))
             for i in poor.nonzero().flatten().tolist():
                 say(poorly(first + i, float(seen.psnr[i]), wish))
         done.append(changes(x, seen, maps, progress))
-    figures = Figures.joined(done)
+    figures = [Figures.joined(parts) for parts in zip(*done)]
     say_what_is_left(figures, wish, say)
     if save_vector is not None:
-        _save(figures, changes, module, save_vector, found.name, say)
-    after = figures.pasted if wish.paste else figures.after
+        _save(figures[0], changes, module, save_vector, found.name, say)
+    for place, ws, labels in zip(kept, figures[0].codes, figures[0].labels):
+        keep_codes(place, ws, labels, module, found.name)
     how = {
         "method": "editgan",
         "mask": None if wish.mask is None else str(wish.mask),
         "relabel": [list(pair) for pair in wish.relabel],
         "vector": None if wish.vector is None else str(wish.vector),
-        "scale": wish.scale,
+        "scale": scales[0] if len(scales) == 1 else list(scales) or 1.0,
         "steps": wish.refine if wish.vector else wish.steps,
         "invert_from": wish.invert_from,
         "invert_steps": wish.invert_steps,
         "invert_noise": wish.noise,
         "perceptual": classifier or resolved.recipe.model.perceptual,
     }
-    provenance = {
-        **origin(run, resolved),
-        "input": found.name,
-        "edit": how,
-    }
-    between = {
-        "inverted": to_uint8(figures.before).permute(0, 2, 3, 1).numpy(),
-        "labels": figures.painted(module.spec.shape[0], len(module.class_names)),
-    }
-    panel = write_pictures(out, found, photos, after, provenance, difference=True, between=between)
-    labels = None
+    provenance = {**origin(run, resolved), "input": found.name, "edit": how}
+    panel = write_edits(places, out, found, photos, figures, scales, provenance, module, paste=wish.paste)
+    label_map = None
     if len(photos) == 1:
-        labels = beside(out, "labels")
-        with atomic_write(labels) as scratch:
-            write_label_map(scratch, figures.labels[0], len(module.class_names))
-    return Edited(out, panel, labels, save_vector, how, figures, time.perf_counter() - started)
+        label_map = beside(out, "labels")
+        with atomic_write(label_map) as scratch:
+            write_label_map(scratch, figures[0].labels[0], len(module.class_names))
+    return Edited(
+        places,
+        panel,
+        label_map,
+        save_vector,
+        save_codes,
+        how,
+        scales,
+        figures,
+        time.perf_counter() - started,
+    )
+
+
+def known_codes(module: EditganModule, source: str | None, count: int | None, seed: int) -> Tensor | None:
+    """(N, styles, width) where nothing is to be inverted: of samples, or those of a file; None for photos."""
+    if source is None:
+        with torch.no_grad():
+            return module.codes(range(count or 16), seed)
+    if Path(source).suffix.lower() != ".safetensors":
+        return None
+    shape = (module.styles, module.width)
+    return load_codes(Path(source), module.digest(), shape).to(module.device)[None]
+
+
+def codes_files(folder: Path, stem: str, count: int, *, single: bool) -> list[Path]:
+    """Where each picture's codes go; its label map has the same name.
+
+    Raises:
+        UserError: one is there already: a label map that has been repainted is not to be lost.
+    """
+    check_writable(folder)
+    found = [
+        folder / (f"{stem}.safetensors" if single else f"{stem}-{i:05d}.safetensors") for i in range(count)
+    ]
+    for place in found:
+        for each in (place, place.with_suffix(".png")):
+            if each.exists():
+                raise UserError(
+                    "is there already, and may have been repainted: name another folder", str(each)
+                )
+    return found
+
+
+def keep_codes(place: Path, ws: Tensor, labels: Tensor, module: EditganModule, source: str) -> None:
+    """Codes (styles, width), and the label map (H, W) beside them."""
+    save_codes(place, ws, module.digest(), source)
+    with atomic_write(place.with_suffix(".png")) as scratch:
+        write_label_map(scratch, labels, len(module.class_names))
+
+
+def write_edits(
+    places: Sequence[Path],
+    out: Path,
+    found: Pictures,
+    photos: Tensor,
+    figures: Sequence[Figures],
+    scales: Sequence[float],
+    provenance: dict[str, Any],
+    module: EditganModule,
+    *,
+    paste: bool,
+) -> Path:
+    """A file for each scale, or one for all, those of the first scale first; and the panel, named as of `out`."""
+    results = [f.pasted if paste else f.after for f in figures]
+    if len(places) == len(figures):
+        for place, x in zip(places, results):
+            write_file(place, found, x, provenance)
+    else:
+        labels = None if found.labels is None else np.tile(found.labels, len(figures))
+        write_file(out, replace(found, labels=labels, single=False), torch.cat(results), provenance)
+    shades = figures[-1].painted(module.spec.shape[0], len(module.class_names))
+    between = {"inverted": pixels(figures[-1].before)}
+    if len(figures) == 1:
+        between["labels"] = shades
+    between |= {f"scale {scale:g}": pixels(x) for scale, x in zip(scales[:-1], results)}
+    last = f"scale {scales[-1]:g}" if len(figures) > 1 else "after"
+    return write_panel(out, pixels(photos), pixels(results[-1]), difference=True, between=between, last=last)
 
 
 def poorly(index: int, psnr: float, wish: Wish) -> str:
@@ -138,24 +222,22 @@ def poorly(index: int, psnr: float, wish: Wish) -> str:
     )
 
 
-def say_what_is_left(figures: Figures, wish: Wish, say: Say) -> None:
+def say_what_is_left(figures: Sequence[Figures], wish: Wish, say: Say) -> None:
     """What the user ought to know of a wish that was, or could not be, granted."""
     if wish.mask is None and not wish.relabel and wish.vector is None:
         say("no edit asked for: the pictures as the generator renders them, and their labels")
         return
-    edited = figures.edited()
-    if not bool(edited.any()):
+    if not any(bool(each.edited().any()) for each in figures):
         say("nothing to do: the label map is the wanted one already")
-    shares = figures.region.flatten(1).float().mean(1)
-    if bool((shares > LARGE).any()):
-        say(
-            f"warning: the region covers {float(shares.max()):.0%} of a picture: little is left outside to hold it by"
-        )
-    if wish.vector is not None:
-        say(
-            f"cross-entropy in the region: {float(figures.cross_entropy.mean()):.3g}; a vector that does not carry "
-            "over may do so at another --scale, or with --refine 30"
-        )
+    share = max(float(each.region.flatten(1).float().mean(1).max()) for each in figures)
+    if share > LARGE:
+        say(f"warning: the region covers {share:.0%} of a picture: little is left outside to hold it by")
+    for each, scale in zip(figures, wish.scales or (1.0,)):
+        if wish.vector is not None:
+            say(
+                f"scale {scale:g}: cross-entropy in the region {float(each.cross_entropy.mean()):.3g}; a vector that "
+                "does not carry over may do so at another --scale, or with --refine 30"
+            )
 
 
 def _save(

@@ -40,7 +40,8 @@ class Wish:
     Attributes:
         mask: the label map of one picture as it should be.
         relabel: (from, to) names or numbers of classes: all of one becomes the other.
-        vector: an editing vector, applied `scale` times and refined for `refine` steps.
+        vector: an editing vector, applied so many times and refined for `refine` steps.
+        scales: each by itself; None: once.
         steps: of the optimisation of an edit; invert_steps: of an inversion.
         invert_from: where an inversion starts: the encoder's codes, or the mean (which takes some 1,000 steps).
         noise: weight of the regulariser of the layers' noise, which is inverted too; None: it stays the generator's.
@@ -52,7 +53,7 @@ class Wish:
     mask: Path | None = None
     relabel: Sequence[tuple[str, str]] = ()
     vector: Path | None = None
-    scale: float = 1.0
+    scales: tuple[float, ...] | None = None
     refine: int = 0
     steps: int = 100
     invert_steps: int = 100
@@ -66,8 +67,10 @@ class Wish:
         given = [bool(self.mask), bool(self.relabel), bool(self.vector)]
         if sum(given) > 1:
             raise UserError("one edit at a time: give --mask, --relabel or --vector, not two of them")
-        if not self.vector and (self.refine or self.scale != 1):
+        if not self.vector and (self.refine or self.scales is not None):
             raise UserError("is for --vector", "--refine" if self.refine else "--scale")
+        if self.scales is not None and len(set(self.scales)) < len(self.scales):
+            raise UserError("holds a scale twice", "--scale")
         if self.widen < 0:
             raise UserError(f"must not be negative, not {self.widen}", "--widen")
         if self.invert_from not in ("encoder", "mean"):
@@ -116,9 +119,9 @@ class Progress:
     def __init__(self, report: Report, first: int, rows: int, total: int):
         self.report, self.first, self.rows, self.total = report, first, rows, total
 
-    def part(self, index: int) -> editing.Report:
+    def part(self, index: int, of: int) -> editing.Report:
         def told(done: int, total: int) -> None:
-            share = (index + done / total) / 2
+            share = (index + done / total) / of
             self.report(self.first + int(self.rows * share), self.total, {})
 
         return told
@@ -163,62 +166,87 @@ class Changes:
         for k in classes:
             if not self.module.model.heads.seen[k]:
                 raise UserError(
-                    f"{self.module.class_names[k]} was in no labelled sample: the heads do not know it", where
+                    f"{self.module.class_names[k]} was in no labelled picture: the heads do not know it",
+                    where,
                 )
 
-    def __call__(self, x: Tensor, seen: Inverted, maps: Maps | None, progress: Progress) -> Figures:
-        module, wish, view, ws = self.module, self.wish, seen.view, seen.ws
+    def __call__(self, x: Tensor, seen: Inverted, maps: Maps | None, progress: Progress) -> list[Figures]:
+        """What became of photos x (B, C, H, W): of a vector at each of its scales, else one of them."""
         with torch.no_grad():
-            before, logits = view.render_labelled(ws)
+            before, logits = seen.view.render_labelled(seen.ws)
         labels = logits.argmax(1)
-        wanted, now = labels, ws
-        region = torch.zeros_like(labels, dtype=torch.bool)
-        if self.vector is not None:
-            known = [name in self.vector.classes for name in module.class_names]
-            classes = torch.tensor(known, device=ws.device) if wish.region == "classes" else None
-            now, wanted, region = editing.apply_vector(
-                view,
-                ws,
-                self.vector.delta.to(ws),
-                wish.scale,
-                classes,
-                maps,
-                refine=wish.refine,
-                widened=wish.widen,
-                report=progress.part(1),
-            )
-        elif self.mask is not None or self.pairs:
-            wanted = labels.clone() if self.mask is None else self.mask.to(labels)
-            for a, b in self.pairs:
-                wanted[labels == a] = b
-            classes = edited_classes(labels, wanted, len(module.class_names))
-            region = region_of(labels, wanted, classes if wish.region == "classes" else None, wish.widen)
-            if bool((wanted != labels).any()):
-                rows = (wanted != labels).flatten(1).any(1)
-                found = editing.edit(
-                    view.rows(rows),
-                    ws[rows],
-                    wanted[rows],
-                    region[rows],
-                    maps,
-                    steps=wish.steps,
-                    report=progress.part(1),
-                )
-                now = ws.clone()
-                now[rows] = found.ws
+        if self.vector is None:
+            parts = [self._painted(seen, labels, maps, progress.part(1, 2))]
+        else:
+            scales = self.wish.scales or (1.0,)
+            parts = [
+                self._along(seen, self.vector, scale, maps, progress.part(1 + i, 1 + len(scales)))
+                for i, scale in enumerate(scales)
+            ]
+        progress.part(1, 2)(1, 1)
+        return [self._figures(x, seen, before, labels, *part) for part in parts]
+
+    def _along(
+        self, seen: Inverted, vector: Vector, scale: float, maps: Maps | None, report: editing.Report
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes, label maps as they ought to be, and regions."""
+        known = [name in vector.classes for name in self.module.class_names]
+        classes = torch.tensor(known, device=seen.ws.device) if self.wish.region == "classes" else None
+        return editing.apply_vector(
+            seen.view,
+            seen.ws,
+            vector.delta.to(seen.ws),
+            scale,
+            classes,
+            maps,
+            refine=self.wish.refine,
+            widened=self.wish.widen,
+            report=report,
+        )
+
+    def _painted(
+        self, seen: Inverted, labels: Tensor, maps: Maps | None, report: editing.Report
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_along`, of the mask, of relabelled classes, or of no edit at all."""
+        wish, ws = self.wish, seen.ws
+        wanted = labels.clone() if self.mask is None else self.mask.to(labels)
+        for a, b in self.pairs:
+            wanted[labels == a] = b
+        classes = edited_classes(labels, wanted, len(self.module.class_names))
+        region = region_of(labels, wanted, classes if wish.region == "classes" else None, wish.widen)
+        rows = (wanted != labels).flatten(1).any(1)
+        if not bool(rows.any()):
+            return ws, wanted, region
+        found = editing.edit(
+            seen.view.rows(rows), ws[rows], wanted[rows], region[rows], maps, steps=wish.steps, report=report
+        )
+        now = ws.clone()
+        now[rows] = found.ws
+        return now, wanted, region
+
+    def _figures(
+        self,
+        x: Tensor,
+        seen: Inverted,
+        before: Tensor,
+        labels: Tensor,
+        ws: Tensor,
+        wanted: Tensor,
+        region: Tensor,
+    ) -> Figures:
         with torch.no_grad():
-            after, logits = view.render_labelled(now)
-        pasted = torch.stack([poisson_blend(*row) for row in zip(x, after, region)]) if wish.paste else after
-        progress.part(1)(1, 1)
+            after, logits = seen.view.render_labelled(ws)
+        blended = [poisson_blend(*row) for row in zip(x, after, region)] if self.wish.paste else []
         return Figures(
             before=before.cpu(),
             after=after.cpu(),
-            pasted=pasted.cpu(),
+            pasted=(torch.stack(blended) if blended else after).cpu(),
             labels=labels.cpu(),
             wanted=wanted.cpu(),
             said=logits.argmax(1).cpu(),
             region=region.cpu(),
-            delta=(now - ws).cpu(),
+            codes=seen.ws.cpu(),
+            delta=(ws - seen.ws).cpu(),
             psnr=seen.psnr,
             cross_entropy=region_cross_entropy(logits.movedim(1, -1)[region], wanted, region).cpu(),
         )

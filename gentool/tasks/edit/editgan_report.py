@@ -22,7 +22,7 @@ class Figures:
         before, after: (N, C, H, W) the generator's pictures; pasted: the edit in the photos.
         labels, wanted, said: (N, H, W) label maps before, as asked for, and after.
         region: (N, H, W) bool.
-        delta: (N, styles, width) change of the codes.
+        codes, delta: (N, styles, width) the codes before, and their change.
         psnr: (N,) dB of the inversion; infinite for samples.
         cross_entropy: (N,) of the labels in the region.
     """
@@ -34,6 +34,7 @@ class Figures:
     wanted: Tensor
     said: Tensor
     region: Tensor
+    codes: Tensor
     delta: Tensor
     psnr: Tensor
     cross_entropy: Tensor
@@ -67,37 +68,59 @@ class Figures:
         shades = (self.wanted * 255 // max(1, classes - 1)).numpy().astype(np.uint8)
         return np.repeat(shades[..., None], channels, axis=-1)
 
+    def document(self) -> dict[str, Any]:
+        """In JSON's words."""
+        inside, outside = self.change()
+        return {
+            "edited": int(self.edited().sum()),
+            "changed_inside": inside,
+            "changed_outside": outside,
+            "agreement": self.agreement(),
+            "cross_entropy": float(self.cross_entropy.mean()),
+            "moved_by_layer": self.delta.norm(dim=2).mean(0).tolist(),
+        }
+
 
 @dataclass(frozen=True)
 class Edited:
-    """The files, and what was measured."""
+    """The files, and what was measured.
 
-    path: Path
+    Attributes:
+        paths: one, or of a single picture one for every scale of the vector.
+        figures: one, or one for every scale.
+    """
+
+    paths: list[Path]
     panel: Path
     labels: Path | None
     vector: Path | None
+    codes: Path | None
     how: dict[str, Any]
-    figures: Figures
+    scales: tuple[float, ...]
+    figures: list[Figures]
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """What `gentool edit --json` prints."""
-        figures = self.figures
-        inside, outside = figures.change()
-        finite = figures.psnr[figures.psnr.isfinite()]
+        """What `gentool edit --json` prints; of several scales `scales` has the figures, and the last one's stand
+        where one edit's do."""
+        last, rest = self.figures[-1], {}
+        finite = last.psnr[last.psnr.isfinite()]
+        if len(self.scales) > 1:
+            paths = self.paths if len(self.paths) > 1 else self.paths * len(self.scales)
+            rest["scales"] = [
+                {"scale": scale, "path": str(path), **figures.document()}
+                for scale, path, figures in zip(self.scales, paths, self.figures, strict=True)
+            ]
         return {
-            "path": str(self.path),
+            "path": str(self.paths[-1]),
             "panel": str(self.panel),
             "labels": None if self.labels is None else str(self.labels),
             "saved_vector": None if self.vector is None else str(self.vector),
-            "count": len(figures.before),
+            "saved_codes": None if self.codes is None else str(self.codes),
+            "count": len(last.before),
             **self.how,
-            "edited": int(figures.edited().sum()),
             "psnr": float(finite.mean()) if len(finite) else None,
-            "changed_inside": inside,
-            "changed_outside": outside,
-            "agreement": figures.agreement(),
-            "cross_entropy": float(figures.cross_entropy.mean()),
-            "moved_by_layer": figures.delta.norm(dim=2).mean(0).tolist(),
+            **last.document(),
+            **rest,
             "seconds": round(self.seconds, 3),
         }

@@ -38,14 +38,20 @@ class How:
     """The sampler and its constants, as the user says them.
 
     Attributes:
+        temperature, code_temperature: as of `energy.discrete`.
         anchors: None: the published weights where there are several formulas, nothing held where there is one.
+        together: whether edit k is led by all formulas up to the k-th, or by the k-th alone.
+        truncation: of the generator; None: that of the labelled latents.
     """
 
     sampler: str = "ode"
     settings: Settings = field(default_factory=Settings)
     operators: Operators = field(default_factory=Operators)
     temperature: float = 1.0
+    code_temperature: bool = False
     anchors: Anchors | None = None
+    together: bool = True
+    truncation: float | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in NAMES:
@@ -128,6 +134,10 @@ def edit(
             "(gentool train lace/digits-small base=RUN)"
         )
     module.to(device)
+    if how.truncation is not None and how.truncation != (labelled := module.recipe.model.truncation):
+        say(f"warning: classifiers learnt at truncation {labelled:g}, and are asked at {how.truncation:g}")
+        assert module.base is not None
+        module.generator = module.base.latent_generator(how.truncation)
     nodes = parsed(formulas, module, say)
     cycle = conditions(module, condition)
     verdict = load_verdict(module, classifier, device, allow_same_judge=allow_same_judge)
@@ -230,7 +240,7 @@ def led(
 ) -> tuple[list[Tensor], Tensor, float]:
     """Latents (B, d) before, and after each edit; which failed (B,): they stay where they began; gradients a sample.
 
-    Edit k is led by all formulas up to the k-th together, and held to the latents before it.
+    Edit k is led by all formulas up to the k-th together (`How.together`), and held to the latents before it.
 
     Args:
         cycle: as of `LaceModule.held_labels`.
@@ -241,8 +251,10 @@ def led(
     stages, failed, nfe = [z], torch.zeros(len(z), dtype=torch.bool, device=z.device), 0.0
     for k in range(len(nodes)):
         before = Before.of(module, z, label) if held else None
-        node = reduce(And, nodes[: k + 1])
-        target = Target(module, node, how.operators, anchors, label, before, how.temperature)
+        node = reduce(And, nodes[: k + 1]) if how.together else nodes[k]
+        target = Target(
+            module, node, how.operators, anchors, label, before, how.temperature, how.code_temperature
+        )
         noise = Noise(seed, rows, (module.generator.latent,), z.device)
         found = lead(target, how.sampler, z, noise, how.settings)
         failed, nfe = failed | found.failed, nfe + found.nfe

@@ -1,7 +1,9 @@
-"""The frozen run that a distilled model starts from: where it lies, and the copy that the run folder keeps.
+"""The frozen runs that a model is distilled from: where they lie, and the copies that the run folder keeps.
 
-A run of a family that distils holds `base/`, a run folder itself (recipe, weights, provenance): it can be moved and
-archived like any other. Its own weights name the copy by its SHA-256, so that neither is used without the other.
+A run of a family that distils holds `base/`, a run folder itself (recipe, weights, provenance, ledger): it can be
+moved and archived like any other. Its own weights name the copy by its SHA-256, so that neither is used without the
+other.
+A run with a teacher holds `teacher/`, likewise: training goes on with it, and nothing else needs it.
 """
 
 from __future__ import annotations
@@ -11,18 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gentool.errors import CorruptError, UserError
-from gentool.runs.atomic import atomic_write, check_writable
+from gentool.privacy.ledger import Ledger
+from gentool.recipes.schema import Privacy
+from gentool.runs.atomic import atomic_write, make_folder
 from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
 
 FOLDER = "base"
+TEACHER = "teacher"
 DIGEST = "base_sha256"
 """The key of the copy's fingerprint in the metadata of the run's own weights."""
 
 
-def kept(run: RunFolder) -> RunFolder:
-    """The copy that a run keeps of its base; nothing may lie there yet."""
-    return RunFolder(run.path / FOLDER)
+def kept(run: RunFolder, folder: str = FOLDER) -> RunFolder:
+    """The copy that a run keeps of its base, or in `TEACHER` of its teacher; nothing may lie there yet."""
+    return RunFolder(run.path / folder)
 
 
 def named(source: str) -> RunFolder | None:
@@ -38,39 +43,62 @@ def named(source: str) -> RunFolder | None:
     return run
 
 
-def keep(source: str, run: RunFolder, *, started: bool) -> None:
+def keep(source: str, run: RunFolder, *, started: bool, folder: str = FOLDER, key: str = "base") -> None:
     """Copies the base into the run folder, where it is not yet.
 
     Args:
+        folder, key: of the copy, and where the recipe names its source: a teacher's instead of the base's.
         started: the run has a checkpoint, which belongs to the copy that is there.
 
     Raises:
         UserError: there is no trained run to copy, or the run began with another.
     """
-    copy, base = kept(run), named(source)
+    copy, base = kept(run, folder), named(source)
     if started and copy.weights.is_file():
         digest = fingerprint(copy.weights)
         if base is not None and fingerprint(base.weights) != digest:
             raise UserError(
                 f"the weights in {source} are not those this run was distilled from (SHA-256 "
                 f"{fingerprint(base.weights)[:12]}, was {digest[:12]}): start a new run",
-                "base",
+                key,
             )
         return
     if base is None:
         raise UserError(
             f"{source!r} is no run folder: train the model to distil from first "
-            f"(RUN=$(gentool train {source})), and add base=$RUN",
-            "base",
+            f"(RUN=$(gentool train {source})), and add {key}=$RUN",
+            key,
         )
-    check_writable(copy.path)
+    make_folder(copy.path)
+    copy.ledger.unlink(missing_ok=True)  # of another base, which a start that failed had copied
     for old, new in (
         (base.recipe, copy.recipe),
         (base.provenance, copy.provenance),
-        (base.weights, copy.weights),
+        *([(base.ledger, copy.ledger)] if base.ledger.is_file() else []),
+        (base.weights, copy.weights),  # last: what shows a further process that the copy is whole
     ):
         with atomic_write(new) as scratch:
             shutil.copyfile(old, scratch)
+
+
+def ledger_to_inherit(base: RunFolder, privacy: Privacy) -> Ledger | None:
+    """The ledger of a base that learned from the records which `privacy` protects; None where it need not count.
+
+    Raises:
+        UserError: the base protects nobody, so nothing that is built on it can. CorruptError: its ledger is damaged.
+    """
+    if privacy.pretrained is not None or not privacy.enabled:
+        return None
+    ledger = Ledger.open(base.ledger) if base.ledger.is_file() else None
+    reason = "it was trained without a privacy: block" if ledger is None else ledger.not_private()
+    if reason is not None:
+        raise UserError(
+            f"the run to start from protects nobody ({reason}), and what it learned of the records goes along with "
+            "what is built on it: train it privately, or, if it learned from other, public data, say "
+            "privacy.pretrained: public",
+            "base",
+        )
+    return ledger
 
 
 def describe(base: RunFolder) -> dict[str, str]:

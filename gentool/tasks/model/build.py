@@ -14,7 +14,7 @@ from gentool.recipes.resolve import resolve
 from gentool.recipes.schema import Recipe
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
-from gentool.tasks.model.base import keep, kept, named
+from gentool.tasks.model.base import TEACHER, keep, kept, named
 from gentool.tasks.model.load import load_run, trained_model
 from gentool.training.module import GenModule
 
@@ -47,7 +47,28 @@ def named_model(source: str, spec: DataSpec) -> GenModule:
 def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> RunFolder:
     """Sees to it that the run folder holds its base, and returns that copy."""
     if rank_zero:
-        keep(recipe.base, run, started=bool(checkpoints.complete(run.checkpoints)))
-    copy = kept(run)
+        keep(recipe.base, run, started=_started(run))
+    return _copy_or_source(kept(run), recipe.base)
+
+
+def learn_from_teacher(module: GenModule, run: RunFolder, rank_zero: bool) -> RunFolder | None:
+    """Sees to it that the run folder holds the teacher that the recipe names, and that the module learns from that
+    copy; returns it, or None where there is no teacher."""
+    teacher = module.recipe.teacher
+    if teacher is None:
+        return None
+    if rank_zero:
+        keep(teacher.source, run, started=_started(run), folder=TEACHER, key=teacher.key)
+    copy = _copy_or_source(kept(run, TEACHER), teacher.source)
+    others = module.open_run or trained_model
+    module.open_run = lambda path: trained_model(str(copy.path)) if path == teacher.source else others(path)
+    return copy
+
+
+def _started(run: RunFolder) -> bool:
+    return bool(checkpoints.complete(run.checkpoints))
+
+
+def _copy_or_source(copy: RunFolder, source: str) -> RunFolder:
     # another rank may come here before the copy is whole; what is copied serves it as well
-    return copy if copy.weights.is_file() else named(recipe.base) or copy
+    return copy if copy.weights.is_file() else named(source) or copy

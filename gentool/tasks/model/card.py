@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gentool import families
-from gentool.errors import UserError
+from gentool.errors import CorruptError, UserError
 from gentool.privacy import statement
-from gentool.privacy.account import Account, account_of, rounded_up
+from gentool.privacy.account import Account, account_of
 from gentool.privacy.runs import ledger_of
+from gentool.privacy.statement import rounded_up
 from gentool.recipes.resolve import Resolved
 from gentool.runs.folder import RunFolder
 
@@ -64,7 +65,9 @@ def model_card(
         "",
         "## Privacy",
         "",
-        *privacy_lines(account),
+        *privacy_lines(
+            account, public_base=recipe.privacy is not None and recipe.privacy.pretrained == "public"
+        ),
         "",
         "## Use",
         "",
@@ -81,9 +84,13 @@ def account_of_run(run: RunFolder, resolved: Resolved) -> Account | None:
 
     Raises:
         UserError: it was trained with one, and its ledger is missing or tells nothing.
-        CorruptError: the ledger is damaged.
+        CorruptError: the ledger is damaged, or another training's.
     """
-    if resolved.recipe.privacy is None and not run.ledger.is_file():
+    if resolved.recipe.privacy is None:
+        if run.ledger.is_file():
+            raise CorruptError(
+                "the recipe beside it has no privacy: block: it is not of this run", str(run.ledger)
+            )
         return None
     ledger = ledger_of(run)
     if ledger.plan is None:
@@ -93,8 +100,12 @@ def account_of_run(run: RunFolder, resolved: Resolved) -> Account | None:
     return account_of(ledger, ledger.plan)
 
 
-def privacy_lines(account: Account | None) -> list[str]:
-    """What is promised to the people in the data, and what is not."""
+def privacy_lines(account: Account | None, public_base: bool = False) -> list[str]:
+    """What is promised to the people in the data, and what is not.
+
+    Args:
+        public_base: the run that training started from was stated to have learned from other, public data.
+    """
     if account is None:
         return ["Trained without differential privacy: samples and weights may reveal training examples."]
     if account.not_private is not None:
@@ -114,6 +125,11 @@ def privacy_lines(account: Account | None) -> list[str]:
         ),
         f"- not covered: {'; '.join(statement.NOT_COVERED)}",
         *(f"- {note}" for note in account.remarks),
+        *(
+            ["- taken as stated: the model that training started from learned from public data"]
+            if public_base
+            else []
+        ),
         "",
         "Loss curves, metrics and the data's fingerprint are computed from the data and not accounted for: "
         "they are left out here.",

@@ -32,13 +32,24 @@ def write_pictures(
     between: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Path:
     """The changed pictures (N, C, H, W), and the panel beside them; the rest as of `write_panel`."""
-    old, new = (to_uint8(x).permute(0, 2, 3, 1).numpy() for x in (before, after))
+    write_file(out, found, after, provenance)
+    return write_panel(out, pixels(before), pixels(after), difference=difference, between=between)
+
+
+def write_file(out: Path, found: Pictures, x: Tensor, provenance: dict[str, Any]) -> None:
+    """Pictures (N, C, H, W) made of `found`: one picture as a PNG of its own size, several as samples."""
+    made = pixels(x)
     if found.single and out.suffix.lower() == ".png":
         with atomic_write(out) as scratch:
-            Image.fromarray(new[0, ..., 0] if new.shape[-1] == 1 else new[0]).save(scratch, format="PNG")
+            Image.fromarray(made[0, ..., 0] if made.shape[-1] == 1 else made[0]).save(scratch, format="PNG")
     else:
-        write_samples(out, new, None if found.labels is None else np.asarray(found.labels), provenance)
-    return write_panel(out, old, new, difference=difference, between=between)
+        write_samples(out, made, None if found.labels is None else np.asarray(found.labels), provenance)
+
+
+def pixels(x: Tensor) -> np.ndarray:
+    """(N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8."""
+    made: np.ndarray = to_uint8(x).permute(0, 2, 3, 1).numpy()
+    return made
 
 
 def check_places(
@@ -77,15 +88,17 @@ def write_panel(
     *,
     difference: bool = False,
     between: Mapping[str, np.ndarray] = MappingProxyType({}),
+    last: str = "after",
 ) -> Path:
     """A few of the pictures (N, H, W, C) uint8, before above after, beside the file `out`.
 
     Args:
         difference: a last row, |after - before| in the pictures' own units.
         between: further rows by name, between the two.
+        last: the name of the row of `after`.
     """
     panel, shown = beside(out, "panel"), min(SHOWN, len(before))
-    rows = {"before": before, **between, "after": after}
+    rows = {"before": before, **between, last: after}
     if difference:
         rows["difference"] = np.maximum(before, after) - np.minimum(before, after)
     rows = {name: row[:shown] for name, row in rows.items()}

@@ -23,12 +23,15 @@ from gentool.data.choice import shuffled
 from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError, PreemptedError, RunInterrupted, UserError
 from gentool.noise import mix
-from gentool.runs.atomic import check_writable, write_json
+from gentool.runs.atomic import make_folder, write_json
 from gentool.tasks.purification.examples import EXAMPLES, keep
 from gentool.tasks.purification.target import Target, gradient_check, purified
 from gentool.training.signals import StopFlag
 from gentool.training.watching import Report, Say, unreported, unsaid
 
+READ_CLEAN = 256
+"""Pictures at least, where there are so many, that the bare classifier is seen to read: of a few that are attacked it
+may misread all."""
 TOGETHER = 32
 """Most pictures attacked together: what is between two records, and between two looks at the clock."""
 
@@ -109,12 +112,13 @@ def robustness(
     if plan.count is not None and plan.count > len(order):
         raise UserError(f"-n {plan.count}: there are {len(order)} labelled pictures")
     chosen = order[: plan.count].tolist()
-    doubts = check_clean(target.logits, target.x[chosen], target.label[chosen], plan.batch_size)
+    known = order[: max(len(chosen), READ_CLEAN)]
+    doubts = check_clean(target.logits, target.x[known], target.label[known], plan.batch_size)
     campaign = campaign_of(target, plan)
     error = gradient_check(target, plan.seed) if plan.attack.route in ("exact", "surrogate") else None
     if error is not None:
         say(f"gradient self-test: replay differs from plain back-propagation by {error:.1e} (relative)")
-    check_writable(folder)
+    make_folder(folder)
     header = {**target.identity, "purifier": target.purifier.describe(), "attack": plan.attack.document()}
     header |= {"norm": plan.threat.norm, "eps": plan.threat.eps, "draws": plan.draws, "seed": plan.seed}
     records = Records.open(folder / "records.jsonl", json.loads(json.dumps(header)))

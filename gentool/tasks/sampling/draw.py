@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
 from gentool.data import to_uint8
+from gentool.diffusion.solvers.catalog import SOLVERS
 from gentool.errors import GentoolError
 from gentool.recipes.schema import Sample
 from gentool.tasks.model.labels import in_turn
 from gentool.tasks.model.load import load_run
 from gentool.tasks.sampling.ranks import Ranks
 from gentool.training.module import GenModule
-from gentool.training.sampling import Guide, SampleRequest
+from gentool.training.sampling import Drawn, Guide, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,32 @@ class Job:
     classifier: str | None = None
 
 
+OF_ANOTHER_SOLVER: Mapping[str, Any] = MappingProxyType({"options": {}, "grid": None, "grid_options": {}})
+"""What a solver that the recipe does not name takes in the place of what the recipe says for its own."""
+OWN_STEPS = "{} chooses its own steps, whatever number is asked for: of the grid it takes the ends alone"
+
+
+def has_own_steps(solver: str) -> bool:
+    """Whether a number of steps asked of this solver means nothing to it."""
+    return "adaptive" in SOLVERS.get(solver).needs
+
+
 def named_changes(settings: Mapping[str, Any] | None, changes: Sequence[str]) -> list[str]:
     """Changes to a recipe's `sample:` block as overrides of the recipe."""
     named = [f"sample.{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
     return [*named, *(f"sample.{change}" for change in changes)]
 
 
-def batches(
-    job: Job, module: GenModule, count: int, devices: int, ranks: Ranks
-) -> Iterator[tuple[np.ndarray, float]]:
+@dataclass(frozen=True)
+class Part:
+    """Some of the samples as the file keeps them, network calls for each of them, and what made them (`Drawn`)."""
+
+    samples: np.ndarray
+    nfe: float
+    manifest: Mapping[str, Any]
+
+
+def batches(job: Job, module: GenModule, count: int, devices: int, ranks: Ranks) -> Iterator[Part]:
     """Batches in the order of their indices, drawn here, by `devices` processes or by all `ranks` (on rank 0)."""
     size = job.settings.batch_size
     spans = [(start, min(start + size, count)) for start in range(0, count, size)]
@@ -69,16 +88,16 @@ def load_guide(job: Job, device: torch.device) -> Guide | None:
 
 def draw_span(
     job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
-) -> tuple[np.ndarray, float]:
-    """Samples span[0] .. span[1]-1 as the file keeps them, and their NFE."""
-    x, nfe = draw_rows(job, module, guide, span, device)
-    return as_kept(x, module.spec.kind), nfe
+) -> Part:
+    """Samples span[0] .. span[1]-1."""
+    drawn = draw_rows(job, module, guide, span, device)
+    return Part(as_kept(drawn.x, module.spec.kind), drawn.nfe, drawn.manifest)
 
 
 def draw_rows(
     job: Job, module: GenModule, guide: Guide | None, span: tuple[int, int], device: torch.device
-) -> tuple[torch.Tensor, float]:
-    """Samples span[0] .. span[1]-1 in model space, and their NFE.
+) -> Drawn:
+    """Samples span[0] .. span[1]-1 in model space.
 
     A span that the device has no memory for is drawn in halves: samples do not depend on their batch.
 
@@ -95,16 +114,14 @@ def draw_rows(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     middle = (first + last) // 2
-    (left, left_nfe), (right, right_nfe) = (
-        draw_rows(job, module, guide, half, device) for half in ((first, middle), (middle, last))
-    )
-    nfe = (left_nfe * len(left) + right_nfe * len(right)) / (last - first)
-    return torch.cat([left, right]), nfe
+    left, right = (draw_rows(job, module, guide, half, device) for half in ((first, middle), (middle, last)))
+    nfe = (left.nfe * len(left.x) + right.nfe * len(right.x)) / (last - first)
+    return replace(left, x=torch.cat([left.x, right.x]), nfe=nfe)
 
 
 def _draw_together(
     job: Job, module: GenModule, guide: Guide | None, indices: range, device: torch.device
-) -> tuple[torch.Tensor, float]:
+) -> Drawn:
     labels = None if job.labels is None else in_turn(job.labels, indices, device)
     request = SampleRequest(
         seed=job.seed,
@@ -115,8 +132,7 @@ def _draw_together(
         device=device,
     )
     with torch.no_grad():
-        drawn = module.draw(request)
-    return drawn.x, drawn.nfe
+        return module.draw(request)
 
 
 def as_kept(x: torch.Tensor, kind: str) -> np.ndarray:
@@ -140,5 +156,5 @@ def _start_worker(job: Job, devices: int) -> None:
     _state.update(job=job, module=module, guide=load_guide(job, device), device=device)
 
 
-def _worker(span: tuple[int, int]) -> tuple[np.ndarray, float]:
+def _worker(span: tuple[int, int]) -> Part:
     return draw_span(span=span, **_state)

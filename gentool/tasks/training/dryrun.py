@@ -7,17 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from gentool import families, networks
 from gentool.data import Batch, DataSpec, open_set
+from gentool.privacy.mechanisms import Phase
 from gentool.privacy.plan import Plan, plan
 from gentool.privacy.randomness import Secrets
 from gentool.recipes.resolve import Resolved, resolve
 from gentool.recipes.schema import Recipe
+from gentool.tasks.model.base import ledger_to_inherit, named
 from gentool.tasks.model.build import build_module
 from gentool.tasks.model.load import best_device
 from gentool.tasks.training.loop import quiet_lightning
@@ -40,7 +42,7 @@ class DryRun:
         memory_bytes: on each device.
         steps_per_second: of computing alone.
         communication_bytes: what each process sends, and receives, a step.
-        plan: of a private training.
+        plan: of a private training. before: what was released ahead of it, by the run that it starts from.
     """
 
     resolved: Resolved
@@ -53,6 +55,14 @@ class DryRun:
     plan: Plan | None
     processes: int = 1
     communication_bytes: int = 0
+    before: tuple[Phase, ...] = ()
+
+    @property
+    def epsilon(self) -> float | None:
+        """What a private run will have spent when it is done; None where nothing is private."""
+        if self.plan is None or self.plan.not_private():
+            return None
+        return self.plan.epsilon(self.before)
 
     def values(self) -> list[tuple[str, str, str]]:
         """(dotted key, value, origin) of every leaf of the resolved recipe."""
@@ -79,7 +89,7 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
     module.to(device).train()
     module.prepare_training()
     parameters = networks.summary(_parts(module))
-    found = privacy_plan(resolved.recipe)
+    found, before = privacy_plan(resolved.recipe)
     processes = world_size(resolved.recipe)
     batch = resolved.recipe.data.batch_size / processes
     if found is None or module.own_private_step:
@@ -106,6 +116,7 @@ def dry_run(source: str, overrides: Sequence[str] = ()) -> DryRun:
         found,
         processes,
         communication_bytes(module, processes),
+        before,
     )
 
 
@@ -140,13 +151,16 @@ def _bytes(weights: Iterable[nn.Parameter]) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights)
 
 
-def privacy_plan(recipe: Recipe) -> Plan | None:
-    """The plan of the recipe's `privacy:` block, if it has one, for a run that starts."""
+def privacy_plan(recipe: Recipe) -> tuple[Plan | None, tuple[Phase, ...]]:
+    """The plan of the recipe's `privacy:` block, if it has one, for a run that starts, and what counts before it."""
     if recipe.privacy is None:
-        return None
+        return None, ()
     records = recipe.data.public_records()
     size, steps = recipe.data.batch_size, recipe.trainer.max_steps
-    return plan(recipe.privacy, size, steps, records, private_step=recipe.private_step)
+    base = named(cast(Any, recipe).base) if families.FAMILIES.get(recipe.family).distils else None
+    spent = None if base is None else ledger_to_inherit(base, recipe.privacy)
+    before = () if spent is None else spent.phases()
+    return plan(recipe.privacy, size, steps, records, before, private_step=recipe.private_step), before
 
 
 def _parts(module: nn.Module) -> nn.Module:

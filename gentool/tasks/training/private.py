@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from gentool.errors import BudgetError, CorruptError, UserError
-from gentool.privacy.account import account_of, rounded_up
+from gentool.privacy.account import account_of
 from gentool.privacy.ledger import Ledger
+from gentool.privacy.mechanisms import merge
 from gentool.privacy.plan import Plan, plan
 from gentool.privacy.randomness import Secrets
+from gentool.privacy.statement import rounded_up
 from gentool.recipes.resolve import Resolved
 from gentool.recipes.schema import Privacy, Recipe
 from gentool.runs.folder import RunFolder
+from gentool.tasks.model.base import ledger_to_inherit
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from gentool.training.private.step import OwnStep, PrivateStep, SecretStep
 from gentool.training.watching import Say
+
+MARKS = 20
+"""How often at most, over a training, an accountant that is not instant is asked what has been spent so far."""
 
 
 @dataclass
@@ -27,13 +34,16 @@ class PrivateTraining:
 
     Attributes:
         plan: that it follows. stop: the step it may train to: `trainer.max_steps`, or where the budget ends.
+        total: releases that the ledger will state when the training gets there.
         ledger: on rank 0, which alone writes it.
     """
 
     privacy: Privacy
     plan: Plan
     stop: int
+    total: int
     ledger: Ledger | None
+    _told: tuple[int, float] = (0, 0.0)  # releases, and the epsilon of them
 
     def set_up(self, module: GenModule, device: torch.device, rank: int, world: int, say: Say) -> SecretStep:
         """Gives the module its step; of DP-SGD the engine is tried on the device first."""
@@ -80,6 +90,18 @@ class PrivateTraining:
         account = account_of(self.ledger, self.plan)
         return None if account.not_private else account.epsilon
 
+    def epsilon_so_far(self) -> float | None:
+        """`epsilon` for a line of status: never less, and where the accountant takes seconds, what it will be at most
+        a twentieth of the training later."""
+        if self.plan.judge.instant or self.ledger is None or self.ledger.not_private():
+            return self.epsilon
+        taken = self.ledger.steps
+        if taken > self._told[0]:
+            ahead = min(math.ceil(self.total / MARKS), self.total - taken)
+            phases = merge([*self.ledger.phases(), *self.plan.release.phases(ahead)])
+            self._told = taken + ahead, self.plan.judge.epsilon(phases, self.plan.delta).epsilon
+        return self._told[1]
+
 
 def prepare(
     run: RunFolder,
@@ -87,6 +109,7 @@ def prepare(
     module: GenModule,
     state: dict[str, Any] | None,
     *,
+    base: RunFolder | None = None,
     allow_change: bool,
     main: bool,
     say: Say,
@@ -94,7 +117,7 @@ def prepare(
     """Opens the ledger, settles the plan and tells it; None for a recipe without `privacy:`.
 
     Args:
-        state: the checkpoint that training goes on from.
+        state: the checkpoint that training goes on from. base: the run that the model starts from, where there is one.
         allow_change: calibrate the noise of the steps to come anew where more of them are asked for.
 
     Raises:
@@ -106,19 +129,22 @@ def prepare(
     check_checkpoint(run, recipe, state)
     if recipe.privacy is None:
         return None
+    inherited = None if base is None else ledger_to_inherit(base, recipe.privacy)
     check(module)
     if state is None:
         module.fit_privately()
-    ledger = _ledger(run, resolved, main)
-    kept = None if state is None else state["ledger"]
-    if ledger is not None and kept is not None and not ledger.holds(kept):
+    header = {"recipe": resolved.name, "data": recipe.data.name}
+    ledger = Ledger.start(run.ledger, header, writes=main)
+    if state is not None and not ledger.holds(state["ledger"]):
         raise CorruptError("the ledger was cut back, or is another run's: restore it", str(run.ledger))
+    if inherited is not None:
+        ledger.inherit(inherited)
     made = _plan(recipe, ledger, done)
-    before = None if ledger is None else ledger.plan
+    before = ledger.plan
     if before is not None and before.noise_multiplier != made.noise_multiplier and not allow_change:
         made = replace(before, steps=made.steps)
     steps = recipe.trainer.max_steps
-    left = None if ledger is None or done >= steps else ledger.remaining(made)
+    left = None if done >= steps else ledger.remaining(made, enough=steps - done)
     stop = steps if left is None else min(steps, done + left)
     if done >= stop and done < steps:
         raise BudgetError(
@@ -126,31 +152,35 @@ def prepare(
             f"{made.delta:g}: the run is complete as it is, or goes on with more noise (--allow-change)",
             str(run.path),
         )
-    if main and ledger is not None and done < steps:
+    if done < steps:
         if before is not None and before.release != made.release:
             say("warning: the noise or the sample rate changed: the steps to come are a new phase")
         ledger.adopt(made)
-        for line in (*made.lines(), *_expected(made, ledger, stop - done)):
+        if inherited is not None:
+            cost = made.judge.epsilon(inherited.phases(), made.delta).epsilon
+            say(f"base        epsilon {rounded_up(cost, 4)} is spent on it, and counts")
+        for line in (*made.lines(), made.outcome(ledger.phases(), stop - done)):
             say(line)
-    return PrivateTraining(recipe.privacy, made, stop, ledger if main else None)
+    total = ledger.steps + max(0, stop - done)
+    return PrivateTraining(recipe.privacy, made, stop, total, ledger if main else None)
 
 
 def check_checkpoint(run: RunFolder, recipe: Recipe, state: dict[str, Any] | None) -> None:
     """A checkpoint is gone on with as it was trained: with its ledger, or without privacy.
 
+    A ledger without a checkpoint too is of a private training, which ended before its first one.
+
     Raises:
         UserError, CorruptError: as `prepare`.
     """
-    if state is None:
-        return
-    was_private = state.get("ledger") is not None
-    if was_private and recipe.privacy is None:
+    was_private = state is not None and state.get("ledger") is not None
+    if recipe.privacy is None and (was_private or run.ledger.is_file()):
         raise UserError(
             "the run was trained privately, and a step without privacy would void what its ledger states: bring "
             "the privacy: block back, or start a new run",
             str(run.path),
         )
-    if recipe.privacy is not None and not was_private:
+    if state is not None and recipe.privacy is not None and not was_private:
         raise UserError(
             "its checkpoint was trained without privacy and has no ledger: what it holds of the data cannot be "
             "accounted for any more; start a new run",
@@ -163,32 +193,15 @@ def check_checkpoint(run: RunFolder, recipe: Recipe, state: dict[str, Any] | Non
         )
 
 
-def _ledger(run: RunFolder, resolved: Resolved, main: bool) -> Ledger | None:
-    if main:
-        header = {"recipe": resolved.name, "data": resolved.recipe.data.name}
-        return Ledger.start(run.ledger, header)
-    return Ledger.open(run.ledger) if run.ledger.is_file() else None
-
-
-def _plan(recipe: Recipe, ledger: Ledger | None, first_step: int) -> Plan:
+def _plan(recipe: Recipe, ledger: Ledger, first_step: int) -> Plan:
     assert recipe.privacy is not None
     return plan(
         recipe.privacy,
         recipe.data.batch_size,
         recipe.trainer.max_steps,
         recipe.data.public_records(),
-        () if ledger is None else ledger.phases(),
+        ledger.phases(),
         first_step=first_step,
-        previous=None if ledger is None else ledger.plan,
+        previous=ledger.plan,
         private_step=recipe.private_step,
     )
-
-
-def _expected(made: Plan, ledger: Ledger, count: int) -> list[str]:
-    """What the run will have spent after `count` more steps, or that it protects nobody."""
-    reason = made.not_private()
-    if reason is not None:
-        return [f"warning: NOT PRIVATE: {reason}"]
-    phases = [*ledger.phases(), *made.release.phases(count)]
-    spent = made.judge.epsilon(phases, made.delta)
-    return [f"epsilon     {rounded_up(spent.epsilon, 4)} at delta {made.delta:g} when it is done"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gentool.diffusion.grids import karras_sigma
+from gentool.diffusion.grid_rules import karras_sigma
 from gentool.diffusion.mixture import GaussianMixture
 from gentool.diffusion.processes import Vp
 

@@ -161,3 +161,14 @@ def test_reversing_twice_is_the_grid(vp: VP) -> None:
     grid = make_grid("log-snr", 5, vp)
     assert torch.equal(grid.reversed().reversed().sigma, grid.sigma)
     assert torch.equal(grid.reversed().t, grid.t.flip(0))
+
+
+@pytest.mark.parametrize("option", ["rho", "kappa", "power", "levels"])
+@pytest.mark.parametrize("name", list(GRIDS))
+def test_an_option_either_moves_a_grids_levels_or_is_refused(name: str, option: str, ddpm: Ddpm) -> None:
+    given = {option: 500 if option == "levels" else 3.0}
+    if option in GRIDS.get(name).shape:
+        assert not torch.equal(make_grid(name, 5, ddpm, **given).sigma, make_grid(name, 5, ddpm).sigma)
+    else:
+        with pytest.raises(UserError, match=f"unknown option '{option}' of grid {name}"):
+            make_grid(name, 5, ddpm, **given)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentool.diffusion.grids import make_grid
 from gentool.diffusion.predictor import Predictor
 from gentool.diffusion.solvers.catalog import SOLVERS
-from gentool.diffusion.solvers.core import State, build
+from gentool.diffusion.solvers.core import State, Wrapped, build
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.errors import GentoolError, UserError
 from gentool.noise import Noise
@@ -130,6 +130,43 @@ def test_gradients_flow_through_every_solver(name: str, vp: VP) -> None:
     h = 1e-5
     slope = (run(x.detach() + h * direction) - run(x.detach() - h * direction)) / (2 * h)
     assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_steps_may_be_vmapped_over_what_predictions_alone_depend_on(name: str, vp: VP) -> None:
+    """Weights, labels, scales of guidance: the state has no such dimension before the first step."""
+    x, noise = starts(vp, 4), Noise(5, range(4), (2,), dtype=torch.float64)
+    plan = build(name, EXTRA.get(name)).prepare(make_grid("karras", 6, vp), vp)
+
+    def two_steps(scale: Tensor) -> Tensor:
+        state = State(x)
+        for i in range(2):
+            state = plan.step(state, i, Scaled(scale), noise)
+        return state.x
+
+    scales = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    one_by_one = torch.stack([two_steps(scale) for scale in scales])
+    torch.testing.assert_close(
+        torch.func.vmap(two_steps, randomness="same")(scales), one_by_one, rtol=1e-12, atol=1e-12
+    )
+
+
+class Scaled(Wrapped):
+    """The mixture's exact predictions times a scale."""
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__(exact(mixture))
+        self.scale = scale
+
+    def __call__(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return self.scale * self.predict(x, sigma)
+
+
+def test_large_finite_states_are_no_failure(vp: VP) -> None:
+    """Their sum overflows."""
+    x = torch.full((4, 2), 1e308, dtype=torch.float64)
+    predict = Predictor(lambda x, sigma, label: x, dtype=torch.float64)
+    assert integrate(predict, vp, "ddim", make_grid("karras", 1, vp), x).x.eq(1e308).all()
 
 
 @pytest.mark.parametrize("final", ["zero", "t-min"])

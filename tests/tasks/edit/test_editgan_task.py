@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     said: list[str] = []
     run = train("editgan/digits8-small", changes, run_dir=folder / "run", say=said.append).run
     assert any("4 labelled samples; the published figure" in line for line in said)
-    assert any("other is in no labelled sample" in line for line in said)
+    assert any("other is in no labelled picture" in line for line in said)
     picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(picture).save(folder / "photo.png")
     return {"generator": generator, "run": run, "photo": folder / "photo.png"}
@@ -69,6 +69,79 @@ def test_samples_relabelled_a_vector_kept_applied_and_refused(
     two = edited(call, made, *fixed, "--scale", 2, "--refine", 0, "-o", tmp_path / "d.npz")
     assert two["moved_by_layer"] == pytest.approx([2 * n for n in one["moved_by_layer"]], rel=1e-4)
     call("edit", made["run"], "--vector", made["photo"], "-q").refused(4, "safetensors")
+
+
+def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
+    made: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    vector = tmp_path / "v.safetensors"
+    edited(
+        call, made, "--relabel", "ink=paper", "-n", 2, *FEW, "-o", tmp_path / "a.npz", "--save-vector", vector
+    )
+    fixed = ("--vector", vector, "--refine", 2)
+    one = [
+        edited(call, made, *fixed, "-n", 2, "--scale", s, "-o", tmp_path / f"{s}.npz") for s in ("-1", "2")
+    ]
+    both = edited(call, made, *fixed, "-n", 2, "--scale", "-1,2", "-o", tmp_path / "both.npz")
+    assert both["scale"] == [each["scale"] for each in both["scales"]] == [-1, 2]
+    for alone, each in zip(one, both["scales"]):
+        assert each.items() >= {key: alone[key] for key in ("moved_by_layer", "changed_outside")}.items()
+    pictures = np.load(tmp_path / "both.npz")["arr_0"]
+    assert np.array_equal(pictures, np.concatenate([np.load(each["path"])["arr_0"] for each in one]))
+    photo = (made["photo"], *fixed, "--invert-steps", 2)
+    done = call("edit", made["run"], *photo, "--scale", "0,1.5", "-o", tmp_path / "out.png", "-q")
+    paths = [tmp_path / f"out-scale{scale}.png" for scale in ("0", "1.5")]
+    assert done.out.split() == [str(path) for path in paths]
+    assert all(Image.open(path).size == (8, 8) for path in paths)
+    assert not (tmp_path / "out.png").exists()
+    rows = Image.open(tmp_path / "out-panel.png").size[1] // 64
+    assert rows == 5  # before, inverted, two scales, difference
+    copy = tmp_path / "in-scale1.5.png"
+    copy.write_bytes(made["photo"].read_bytes())
+    call("edit", made["run"], copy, *fixed, "--scale", "0,1.5", "-o", tmp_path / "in.png", "-q").refused(
+        2, "is INPUT itself"
+    )
+    for text in ("1,", "nan", "a", "1,inf"):
+        call("edit", made["run"], "--vector", vector, "--scale", text, "-q").refused(
+            2, "--scale", "0.5,1,1.5"
+        )
+    call("edit", made["run"], "--vector", vector, "--scale", "1,1.0", "-q").refused(2, "--scale", "twice")
+
+
+def test_a_photos_codes_are_kept_edited_again_and_learnt_from(
+    made: dict[str, Path], tmp_path: Path, call: Call
+) -> None:
+    """What is inverted once need not be again, and its repainted label map teaches the next run's heads."""
+    folder = tmp_path / "labelled"
+    fixed = ("--invert-steps", 2, "--save-codes", folder)
+    seen = edited(call, made, made["photo"], *fixed, "-o", tmp_path / "seen.png")
+    assert seen["saved_codes"] == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["photo.png", "photo.safetensors"]
+    assert (folder / "photo.png").read_bytes() == Path(seen["labels"]).read_bytes()
+    call("edit", made["run"], made["photo"], *fixed, "-q", "-o", tmp_path / "x.png").refused(
+        2, "photo.safetensors", "may have been repainted"
+    )
+    codes = folder / "photo.safetensors"
+    again = edited(call, made, codes, "--method", "editgan", "-o", tmp_path / "again.png")
+    assert again["psnr"] is None
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "seen.png").read_bytes()
+    edited(call, made, "-n", 2, "--save-codes", tmp_path / "two", "-o", tmp_path / "two.npz")
+    assert len(list((tmp_path / "two").glob("samples-0000?.safetensors"))) == 2
+    labels = torch.zeros(8, 8, dtype=torch.long)
+    labels[:, 4:] = 1
+    write_label_map(folder / "photo.png", labels, 2)
+    changes = [
+        f"base={made['generator']}",
+        "model.heads=2",
+        "model.encoder.channels=4",
+        "trainer.max_steps=2",
+    ]
+    changes += [f"model.labels={{source: masks, path: '{folder}', classes: [paper, ink]}}", "model.stop=val"]
+    said: list[str] = []
+    run = train("editgan/digits8-small", changes, run_dir=tmp_path / "run", say=said.append).run
+    assert any("paper: 32, ink: 32" in line for line in said)
+    usual = load_file(run / "model.safetensors")["usual"]
+    assert float(usual) > 0  # what an inversion is measured by
 
 
 def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
@@ -138,7 +211,7 @@ def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     fixed = ("edit", run, photo, "-q", "-o", tmp_path / "x.png")
     call(*fixed, "--mask", tmp_path / "nine.png").refused(2, "value 9 (64 pixels) is no class", "nine.png")
-    call(*fixed, "--mask", tmp_path / "unseen.png").refused(2, "other was in no labelled sample")
+    call(*fixed, "--mask", tmp_path / "unseen.png").refused(2, "other was in no labelled picture")
     call(*fixed, "--mask", tmp_path / "wide.png").refused(2, "another aspect")
     call(*fixed, "--relabel", "ink=water").refused(2, "--relabel", "paper, ink, other")
     call(*fixed, "--relabel", "ink").refused(2, "--relabel", "expected two classes")

@@ -140,6 +140,18 @@ def test_a_collapsing_norm_and_a_contradiction_are_told(
     assert "nobody judges digit" in done.err
 
 
+def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    """Each changes what comes out."""
+    said = ("--formula", "digit=0 or digit=3", "--formula", "not thick", "-n", 3)
+    plain = lace(call, runs, tmp_path / "plain.npz", *said)
+    whole = np.load(plain["path"])["arr_0"]
+    for change in ("gamma=1", "push=5", "led_by=last", "logit_temperature=4"):
+        other = lace(call, runs, tmp_path / f"{change}.npz", *said, "--set", change)
+        assert not np.array_equal(np.load(other["path"])["arr_0"], whole), change
+    refused = call("edit", runs["lace"], "--method", "lace", *said, "--set", "truncation=0.5", "-q")
+    refused.refused(2, "has no truncation")  # this generator is dp-sinkhorn's
+
+
 @pytest.mark.parametrize(
     ("switches", "words"),
     [
@@ -148,7 +160,16 @@ def test_a_collapsing_norm_and_a_contradiction_are_told(
         (["--formula", "digit=1", "--sampler", "odee"], ["--sampler", "ode, langevin, pc, rejection"]),
         (["--formula", "not thick", "--sampler", "rejection"], ["not is a push"]),
         (["--formula", "digit=1", "--tolerance", "0"], ["must be above 0"]),
-        (["--formula", "digit=1", "--set", "steps=3"], ["--set", "lace does not read it"]),
+        (["--formula", "digit=1", "--set", "steps=3"], ["--set steps", "ode does not read it", "langevin"]),
+        (["--formula", "digit=1", "--temperature", "1"], ["--temperature", "ode does not read it"]),
+        (["--formula", "digit=1", "--sampler", "pc", "--tolerance", "1"], ["--tolerance", "it is for ode"]),
+        (["--formula", "digit=1", "--set", "gama=3"], ["gama", "did you mean gamma?"]),
+        (["--formula", "digit=1", "--set", "gamma=0"], ["gamma", "above 0"]),
+        (["--formula", "digit=1", "--set", "led_by=some"], ["led_by", "all", "last"]),
+        (
+            ["--formula", "digit=1", "--sampler", "rejection", "--set", "code_temperature=true"],
+            ["--set code_temperature", "densities"],
+        ),
         (["--formula", "digit=1", "--condition", "3"], ["--condition", "has no classes"]),
         (["--formula", "digit=1", "--formula", "slant=2"], ["formula, column 7", "a number from 0 to 1"]),
         ([], ["--formula", "lace needs it"]),

@@ -14,13 +14,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gentool import families
 from gentool.errors import UserError
 from gentool.privacy.account import account_of
+from gentool.privacy.accountants import Spent
 from gentool.privacy.gradients.engines import ENGINES
 from gentool.privacy.ledger import Ledger
 from gentool.privacy.mechanisms import Phase
+from gentool.privacy.rdp import RDP
+from gentool.recipes.resolve import resolve
 from gentool.runs import checkpoints
+from gentool.runs.folder import RunFolder
 from gentool.tasks.train import train
+from gentool.tasks.training.private import MARKS, PrivateTraining, prepare
 from gentool.training.module import GenModule
 from gentool.training.private.setup import build_engine, check, physical_batch
 from tests.privacy.private_modules import private_module
@@ -185,12 +191,79 @@ def test_no_ledger_no_resume(whole: Path, tmp_path: Path, call: Call) -> None:
     call(*asked(run, "privacy=null")).refused(2, "void what its ledger states")
 
 
+def test_a_folder_with_a_ledger_trains_with_privacy_or_not_at_all(
+    whole: Path, tmp_path: Path, call: Call
+) -> None:
+    """Killed before its first checkpoint, a private run leaves a ledger that must not vouch for other steps."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("recipe.yaml", "ledger.jsonl"):
+        shutil.copyfile(whole / name, run / name)
+    asked = ("train", *TINY, "privacy=null", "--run-dir", run, "--resume", "auto", "--allow-change")
+    call(*asked).refused(2, "void what its ledger states")
+    assert not (run / "model.safetensors").exists()
+    plain = train(TINY[0], (*TINY[1:], "privacy=null", "trainer.max_steps=1"), run_dir=tmp_path / "plain").run
+    shutil.copyfile(whole / "ledger.jsonl", plain / "ledger.jsonl")
+    call("export", plain, "-o", tmp_path / "out").refused(4, "ledger.jsonl", "not of this run")
+
+
 def test_a_public_checkpoint_is_not_gone_on_with_privately(tmp_path: Path, call: Call) -> None:
     run = tmp_path / "run"
     train(TINY[0], (*TINY[1:], "privacy=null", "trainer.max_steps=4"), run_dir=run)
     asked = ("train", *TINY, "--run-dir", run, "--resume", "auto", "--allow-change")
     call(*asked).refused(2, "trained without privacy")
     assert not (run / "ledger.jsonl").exists()
+
+
+def test_a_further_process_comes_to_the_same_plan_whenever_it_reads_the_ledger(tmp_path: Path) -> None:
+    """Slurm and torchrun start all processes at once: a further one may find no ledger, or half of its first line."""
+    resolved = resolve(TINY[0], TINY[1:], families.recipe_schema)
+    module, run = private_module("mlp"), RunFolder(tmp_path)
+
+    def prepared(main: bool) -> PrivateTraining:
+        done = prepare(run, resolved, module, None, allow_change=False, main=main, say=lambda line: None)
+        assert done is not None
+        return done
+
+    first = prepared(main=True)
+    whole = run.ledger.read_bytes()
+    run.ledger.unlink()
+    assert (prepared(main=False).plan, run.ledger.exists()) == (first.plan, False)
+    for length in (0, 1, whole.index(b"\n"), whole.index(b"\n") + 1, len(whole) - 9, len(whole)):
+        run.ledger.write_bytes(whole[:length])
+        further = prepared(main=False)
+        assert (further.plan, further.stop, further.ledger) == (first.plan, first.stop, None)
+        assert run.ledger.read_bytes() == whole[:length]
+
+
+def test_a_slow_accountant_is_asked_seldom_and_what_is_told_is_never_too_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    exact = RDP.epsilon
+
+    def slow(self: RDP, phases: Sequence[Phase], delta: float) -> Spent:
+        asked.append(sum(phase.steps for phase in phases))
+        return exact(self, phases, delta)
+
+    resolved = resolve(TINY[0], (*TINY[1:], "trainer.max_steps=200"), families.recipe_schema)
+    module, run = private_module("mlp"), RunFolder(tmp_path)
+    training = prepare(run, resolved, module, None, allow_change=False, main=True, say=lambda line: None)
+    assert training is not None
+    assert training.ledger is not None
+    monkeypatch.setattr(RDP, "epsilon", slow)
+    assert training.ledger.remaining(training.plan, enough=200) == 200
+    assert asked == [0, 200]  # what was spent, and whether all that is wanted fits
+    asked.clear()
+    monkeypatch.setattr(RDP, "instant", False)
+    told = []
+    for step in range(200):
+        training.cover(step)
+        told.append(training.epsilon_so_far())
+        assert told[-1] >= spent(training.ledger)
+    assert told == sorted(told)
+    assert len(set(told)) <= MARKS
+    assert told[-1] == spent(training.ledger) <= 8
 
 
 def test_what_it_will_cost_is_told_before_training(whole: Path, call: Call) -> None:
@@ -211,6 +284,14 @@ def test_a_run_says_when_it_protects_nobody(tmp_path: Path, call: Call) -> None:
         assert ended.code == 0, ended.err
         assert "epsilon" not in ended.json
         assert "NOT PRIVATE" in (tmp_path / name / "README.md").read_text()
+
+
+def test_figures_of_a_private_run_are_said_to_be_uncovered(whole: Path, tmp_path: Path, call: Call) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    ended = call("evaluate", run, "-n", 12, "--metric", "fid", "--features", "pixels")
+    assert ended.code == 0, ended.err
+    assert "no epsilon covers them" in ended.err
+    assert "fid" not in (run / "README.md").read_text()
 
 
 def test_a_debugged_run_repeats_and_a_private_one_does_not(tmp_path: Path) -> None:

@@ -58,8 +58,9 @@ def measure(
     from gentool.attacks.art import toolbox
     from gentool.attacks.options import DEFAULT_EPS, check_norm, choose, parse_eps
     from gentool.attacks.threat import Threat
+    from gentool.cli.options import check_report
     from gentool.cli.progress import progress
-    from gentool.runs.atomic import check_writable, write_text
+    from gentool.runs.atomic import write_text
     from gentool.tasks.purification.examples import render
     from gentool.tasks.purification.robustness import Plan, default_folder, robustness, rows_of
     from gentool.tasks.purification.target import open_target
@@ -98,7 +99,7 @@ def measure(
     )
     folder = out or default_folder(opened.path, target.identity, plan, target.purifier)
     page = options.report or folder / "report.html"
-    check_writable(page.absolute().parent)
+    check_report(page)
     with progress("attacking", "picture", quiet) as show:
         done = robustness(target, plan, folder, report=show, say=say)
     document = done.document() | {"report": str(page)}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gentool.cli.edit_methods import METHODS, choose
-from gentool.cli.options import PicturesPerCall, out_option
+from gentool.cli.options import MAX_SEED, PicturesPerCall, out_option
 from gentool.cli.options import optional as _option
 from gentool.cli.output import Json, Quiet
 from gentool.errors import UserError
@@ -191,7 +191,9 @@ def edit(
             help="A key of the recipe's sample block: steps=20. lace: a constant, as gamma=20.",
         ),
     ] = None,
-    seed: Annotated[int | None, _option(min=0, metavar="S", help="Fixes every picture's noise.")] = None,
+    seed: Annotated[
+        int | None, _option(min=0, max=MAX_SEED, metavar="S", help="Fixes every picture's noise.")
+    ] = None,
     batch_size: PicturesPerCall = 16,
     json: Json = False,
     quiet: Quiet = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gentool.cli.options import optional
+from gentool.cli.options import MAX_SEED, check_report, optional
 from gentool.cli.output import Json, Quiet, emit, note, table
 
 app = typer.Typer(add_completion=False)
@@ -45,7 +45,9 @@ def evaluate(
         int | None,
         optional("-n", "--count", min=2, metavar="N", help="Samples to judge."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Of the samples and of random subsets.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Of the samples and of random subsets.")
+    ] = 0,
     report: Annotated[
         Path | None,
         optional(metavar="FILE.html", help="Where the report goes (a run's: its report.html)."),
@@ -60,12 +62,11 @@ def evaluate(
     """
     from gentool.cli.progress import progress
     from gentool.recipes.overrides import parse_pairs
-    from gentool.runs.atomic import check_writable
     from gentool.tasks.evaluate import evaluate as work
     from gentool.tasks.evaluation.report import write_report
 
     if report is not None:
-        check_writable(report.absolute().parent)
+        check_report(report)
     with progress("evaluating", "sample", quiet) as show:
         done = work(
             target,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gentool.cli.options import FirstCount, optional, out_option
+from gentool.cli.options import MAX_SEED, FirstCount, optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 
 app = typer.Typer(add_completion=False)
@@ -29,7 +29,13 @@ def mesh(
             help="A run of the family sap that says which way points face.  [default: estimated]",
         ),
     ] = None,
-    resolution: Annotated[int, typer.Option(metavar="R", help="Nodes of the grid along each side.")] = 128,
+    resolution: Annotated[
+        int | None,
+        optional(
+            metavar="R",
+            help="Nodes of the grid along each side.  [default: the mesher's, or as the points allow]",
+        ),
+    ] = None,
     sigma: Annotated[
         float, typer.Option(metavar="S", help="Smoothing; 1 is a Gaussian of 0.32 cells.")
     ] = 2.0,
@@ -38,7 +44,9 @@ def mesh(
     ] = 0,
     format: Annotated[str, typer.Option(metavar="NAME", help="Of the folder's files: ply or obj.")] = "ply",
     count: FirstCount = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Fixes what --steps draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Fixes what --steps draws.")
+    ] = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from gentool.errors import UserError
+
+MAX_SEED = 2**63 - 1
+"""The largest seed that files can keep; that of recipes too."""
 
 
 def optional(*names: str, metavar: str | None = None, help: str | None = None, **more: Any) -> Any:
@@ -19,6 +25,19 @@ def optional(*names: str, metavar: str | None = None, help: str | None = None, *
 def out_option(help: str) -> Any:
     """The option -o, --out, of a type `Path | None`; `help` says which outputs there are."""
     return optional("-o", "--out", metavar="OUT", help=help)
+
+
+def check_report(path: Path) -> None:
+    """Refuses, before any work, what is no place for a page.
+
+    Raises:
+        UserError: another kind of file, which would be lost, or one that cannot be written.
+    """
+    from gentool.runs.atomic import check_writable
+
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise UserError(f"expected a .html file, got {str(path)!r}", "--report")
+    check_writable(path.parent)
 
 
 RecipeSource = Annotated[

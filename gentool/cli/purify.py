@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from gentool.cli.options import FirstCount, PicturesPerCall, optional, out_option
+from gentool.cli.options import MAX_SEED, FirstCount, PicturesPerCall, optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
 
@@ -58,7 +58,9 @@ def purify(
         bool, typer.Option(help="Bring pictures to the model's size, bilinear, and back.")
     ] = False,
     repeat_channels: Annotated[bool, typer.Option(help="Repeat gray pictures to RGB.")] = False,
-    seed: Annotated[int, typer.Option(min=0, metavar="S", help="Fixes every picture's noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, metavar="S", help="Fixes every picture's noise.")
+    ] = 0,
     batch_size: PicturesPerCall = 64,
     attack: Annotated[
         str | None,

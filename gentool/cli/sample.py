@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gentool.cli.options import optional, out_option
+from gentool.cli.options import MAX_SEED, optional, out_option
 from gentool.cli.output import Json, Quiet, emit, note
 from gentool.errors import UserError
 
@@ -66,7 +66,9 @@ def sample(
         str | None,
         optional(metavar="L", help="Class by number or name; several with commas, taken in turn."),
     ] = None,
-    seed: Annotated[int | None, optional(min=0, metavar="S", help="Fixes every sample's noise.")] = None,
+    seed: Annotated[
+        int | None, optional(min=0, max=MAX_SEED, metavar="S", help="Fixes every sample's noise.")
+    ] = None,
     batch_size: Annotated[int | None, optional(min=1, metavar="B", help="Samples per network call.")] = None,
     devices: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that share the work.")] = 1,
     out: Annotated[Path | None, out_option("File by its suffix (.h5 .npz .png .ply) or a folder.")] = None,

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from gentool.data.options import DataConfig as DataConfig
 from gentool.data.options import ImageConfig as ImageConfig
 from gentool.errors import UserError, did_you_mean
+from gentool.recipes.overrides import parse_pairs
 from gentool.registry import Registry
 
 _OWN = {
@@ -85,29 +85,21 @@ def _faults(name: str, error: ValidationError | TypeError) -> list[str]:
 
 
 def parse_source(source: str, options: Sequence[str] = ()) -> DataConfig:
-    """A data set as the command line names it: a set's name, or a path; `KEY=VALUE` options with YAML values.
+    """A data set as the command line names it: a set's name, or a path; `KEY=VALUE` options with values as in recipes.
 
     A path is `images` (folder, tar, zip), `hdf5` (.h5) or `npz` (.npz).
 
     Raises:
         UserError: neither a set nor a path; an option that is not KEY=VALUE, unknown, or of the wrong type.
     """
-    given: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise UserError(f"expected KEY=VALUE, found {option!r}")
-        try:
-            given[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"{option!r}: the value is not YAML") from error
+    given = parse_pairs(options, "options")
     if source in SETS:
         return make_config(source, given)
     path = Path(source)
     if not path.exists():
         raise UserError(
-            f"neither a data set{did_you_mean(source, SETS.names())} nor a path; "
-            f"the sets are {', '.join(SETS)}",
+            f"neither a data set nor a path{did_you_mean(source, SETS.names())} "
+            f"(the sets are {', '.join(SETS)})",
             source,
         )
     suffix = next((s for s in path.suffixes[-2:] if s in _BY_SUFFIX), "") if path.is_file() else ".tar"

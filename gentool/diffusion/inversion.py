@@ -1,8 +1,9 @@
 """Real pictures as the noise of a sampler that ends on them: edited by running it again under another condition.
 
 `invert` and `replay` are the edit-friendly DDPM inversion (Huberman-Spiegelglas et al. 2024, arXiv 2304.06140), exact
-by construction; `encode` and `decode` are DDIM's (Song et al. 2021, arXiv 2010.02502, section 4.3), exact only in the
-limit of many steps. All in the canonical state x = x0 + sigma eps, so that one code serves every process.
+by construction; `encode` and `decode` are DDIM's (Song et al. 2021, arXiv 2010.02502, section 4.3) or another
+deterministic solver's, exact only in the limit of many steps. All in the canonical state x = x0 + sigma eps, so that
+one code serves every process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from gentool.diffusion.grids import Grid
 from gentool.diffusion.predictor import Predictor
 from gentool.diffusion.process import Process
-from gentool.diffusion.solvers.core import Predict
+from gentool.diffusion.solvers.core import Predict, Solver
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.diffusion.solvers.stochastic import Ddim, ancestral_row
 from gentool.errors import UserError
@@ -102,19 +103,27 @@ def _beyond(grid: Grid, skip: int) -> Grid:
     return Grid(grid.name, grid.t[skip:], grid.sigma[skip:], grid.notes)
 
 
-def encode(predict: Predictor, process: Process, grid: Grid, x0: Tensor, skip: int = 0) -> Tensor:
-    """(B, ...) the state at grid.sigma[skip] from which DDIM leads back to x0, taken for a state at the last level.
+DDIM = Ddim()
 
-    Each step's slope is the one where the step starts, not where it ends: an error of first order in its length.
+
+def encode(
+    predict: Predictor, process: Process, grid: Grid, x0: Tensor, skip: int = 0, solver: Solver = DDIM
+) -> Tensor:
+    """(B, ...) the state at grid.sigma[skip] from which the solver leads back to x0, taken for one at the last level.
+
+    DDIM's slope is the one where each step starts, not where it ends: an error of first order in its length.
 
     Args:
         grid: decreasing to a positive level.
+        solver: a deterministic one.
     """
     check_skip(skip, grid.steps)
-    return integrate(predict, process, Ddim(), _beyond(grid, skip), x0, reverse=True).x
+    return integrate(predict, process, solver, _beyond(grid, skip), x0, reverse=True).x
 
 
-def decode(predict: Predictor, process: Process, grid: Grid, x: Tensor, skip: int = 0) -> Tensor:
-    """(B, ...) DDIM's way from a state at grid.sigma[skip] to the last level."""
+def decode(
+    predict: Predictor, process: Process, grid: Grid, x: Tensor, skip: int = 0, solver: Solver = DDIM
+) -> Tensor:
+    """(B, ...) the solver's way from a state at grid.sigma[skip] to the last level."""
     check_skip(skip, grid.steps)
-    return integrate(predict, process, Ddim(), _beyond(grid, skip), x).x
+    return integrate(predict, process, solver, _beyond(grid, skip), x).x

@@ -210,7 +210,7 @@ def cloud_jsd(evidence: Evidence, options: CloudOptions) -> Judgement:
     if outside > OUTSIDE:
         warnings += (
             f"jsd: {outside:.0%} of the reference's points lie outside the sphere of radius 0.5 and count at its rim; "
-            "it is meant for shapes that fit in there (normalise: shape-box)",
+            "it is meant for shapes that fit in there, and here it says less",
         )
     value = jensen_shannon(occupancy(samples), occupancy(references))
     return Judgement({"jsd": max(value, 0.0)}, {"grid": GRID, "outside": outside, **details}, warnings)

@@ -195,7 +195,17 @@ def gather(images: Images, limit: int = LIMIT) -> tuple[Tensor, Tensor]:
     return torch.cat(pixels), torch.cat(labels)
 
 
-def kind(images: Images) -> str:
+class Shaped(Protocol):
+    """What a set is called, and the shape of its examples."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def kind(images: Shaped) -> str:
     """`grayscale 28x28`, `RGB 32x32`, `vectors of length 2`, `clouds of 2048 points`."""
     if len(images.shape) == 2:
         return f"clouds of {images.shape[0]} points"
@@ -205,7 +215,7 @@ def kind(images: Images) -> str:
     return f"{'grayscale' if channels == 1 else 'RGB'} {height}x{width}"
 
 
-def check_comparable(samples: Images, other: Images) -> None:
+def check_comparable(samples: Shaped, other: Shaped) -> None:
     """Two sets can be compared only when they have one shape.
 
     Raises:

@@ -33,16 +33,21 @@ class MeshOptions:
     """How surfaces are made.
 
     Attributes:
-        resolution: nodes of the grid along each side, even.
+        resolution: nodes of the grid along each side, even; None: as the cloud's points allow, see `nodes`.
         sigma: of the smoothing, as of `poisson.indicator`.
         steps: of Adam on points and normals; 0 takes them as they are.
         seed: fixes the points drawn on the surface in these steps.
     """
 
-    resolution: int = 128
+    resolution: int | None = None
     sigma: float = 2.0
     steps: int = 0
     seed: int = 0
+
+    def nodes(self, points: int) -> int:
+        """The resolution for a cloud of so many points. Where none was asked for, cells grow with the points' distance
+        from each other: 128 for 2048 points, by the root of their number, and at least 32; finer grids show crumbs."""
+        return self.resolution or min(128, max(32, 2 * round(64 * (points / 2048) ** 0.5)))
 
 
 class Box(NamedTuple):
@@ -106,7 +111,7 @@ def mesh_of(cloud: Tensor, options: MeshOptions, orient: Orient = by_planes) -> 
     try:
         if options.steps:
             points, normals = optimised(points, normals, inside, options)
-        phi = indicator(points[None], normals[None], options.resolution, options.sigma)[0]
+        phi = indicator(points[None], normals[None], options.nodes(len(cloud)), options.sigma)[0]
         return box.back(zero_surface(phi))
     except NoSurfaceError:
         raise UnusableCloudError("its points and normals enclose nothing") from None
@@ -127,7 +132,7 @@ def optimised(points: Tensor, normals: Tensor, cloud: Tensor, options: MeshOptio
     slower = torch.optim.lr_scheduler.CosineAnnealingLR(adam, options.steps, RATE / 10)
     with torch.enable_grad():
         for _ in range(options.steps):
-            phi = indicator(moved[0][None], moved[1][None], options.resolution, options.sigma)[0]
+            phi = indicator(moved[0][None], moved[1][None], options.nodes(len(cloud)), options.sigma)[0]
             mesh = zero_surface(phi)
             faces = torch.from_numpy(mesh.faces).to(phi.device)
             drawn = on_surface(attached(mesh, phi), faces, len(cloud), generator)

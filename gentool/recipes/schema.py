@@ -122,7 +122,7 @@ _SOLVERS_OWN = {"grid", "grid_options", "options", "afs", "denoise"}
 class Sample(Strict):
     solver: str = "dpmpp-2m"
     """Solver by name; see `gentool solvers list`."""
-    steps: Positive = 20
+    steps: Annotated[int, Field(gt=0, le=100_000)] = 20
     """Steps of the solver's grid."""
     grid: str | None = None
     """Step grid (karras, log-snr, uniform-t, power-t, ...); absent: the solver's own."""

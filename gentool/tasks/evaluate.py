@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gentool import families
 from gentool.data import open_set
 from gentool.errors import UserError
 from gentool.families.names import BITS_PER_DIM
-from gentool.metrics.cache import default_folder
+from gentool.metrics.cache import Cache, default_folder
 from gentool.metrics.catalog import METRICS, plan
 from gentool.metrics.catalog import settings as check_options
 from gentool.metrics.evaluate import evaluate as judge
-from gentool.metrics.images import ImageSet, as_images
+from gentool.metrics.features import Workshop, make_extractor
+from gentool.metrics.images import ImageSet, as_images, check_comparable
 from gentool.recipes.resolve import Resolved, resolve_text
 from gentool.recipes.schema import Evaluate
 from gentool.runs.folder import RunFolder
@@ -76,6 +79,11 @@ def evaluate(
         return further
     if run is not None:
         resolved, provenance, kind = stored_recipe(run), run.read_provenance(), data_spec(run).kind
+        if main and resolved.recipe.privacy is not None:
+            say(
+                "note: figures and reports of a private run are computed from its data, and no epsilon covers them: "
+                "keep them with the run"
+            )
         if not families.module_class(resolved.recipe.family).draws_samples:
             for switch, given in (("--features", features), ("--classifier", classifier)):
                 if given is not None:
@@ -130,6 +138,8 @@ def evaluate(
         judge_run = (
             None if classifier is None else own_classifier(classifier, train.spec, config.name, device)
         )
+        if run is not None:
+            check_early(run, ImageSet(train, config.name), chosen, device)
         if run is not None and main:
             say("drawing samples")
         images, labels, samples = get()
@@ -162,6 +172,27 @@ def evaluate(
         _, _, module = load_run(run.path)
         figures[BITS_PER_DIM], details[BITS_PER_DIM] = bits_per_dim(module, seed=seed, report=report)
     return Evaluated(figures, evaluation, details, samples, images, labels, resolved, provenance)
+
+
+def check_early(run: RunFolder, real: ImageSet, extractor: str, device: torch.device) -> None:
+    """What the judges would refuse of samples that are yet to be drawn.
+
+    Raises:
+        UserError: pictures of another shape than the reference's, or an extractor that lacks what it needs.
+    """
+    spec = data_spec(run)
+    if spec.kind == "image":
+        check_comparable(DrawnLater(run.path.name, spec.shape), real)
+    if extractor != "classifier":  # that one is trained, which is the judges' work
+        make_extractor(extractor, real, Workshop(Cache(None), device))
+
+
+@dataclass(frozen=True)
+class DrawnLater:
+    """Samples of which only the shape is known."""
+
+    name: str
+    shape: tuple[int, ...]
 
 
 def unlabelled(resolved: Resolved, settings: Mapping[str, Any]) -> bool:

@@ -48,15 +48,16 @@ def export(path: Path | str, out: Path) -> Exported:
     resolved = stored_recipe(run)
     account = account_of_run(run, resolved)
     base = matched(run, metadata) if families.FAMILIES.get(resolved.recipe.family).distils else None
+    private = account is not None or (base is not None and base.ledger.is_file())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is there already; export to a new folder", str(out))
     check_writable(out.parent)
     scratch = RunFolder(temporary(out))
     with plain_failures(out):
         try:
-            provenance = _copy(run, scratch, private=account is not None)
+            provenance = _copy(run, scratch, private)
             if base is not None:
-                _copy(base, kept(scratch), private=account is not None)
+                _copy(base, kept(scratch), private)
             write_text(scratch.card, model_card(resolved, provenance, [], account=account))
             files = sorted(
                 str(file.relative_to(scratch.path)) for file in scratch.path.rglob("*") if file.is_file()

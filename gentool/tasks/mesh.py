@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -113,9 +113,10 @@ def check_options(options: MeshOptions, suffix: str) -> None:
     Raises:
         UserError: says which.
     """
-    if options.resolution < 8 or options.resolution % 2 or options.resolution > 512:
-        raise UserError(f"expected an even number from 8 to 512, not {options.resolution}", "--resolution")
-    if not 0 <= options.sigma <= options.resolution / 4:
+    nodes = options.resolution
+    if nodes is not None and (nodes < 8 or nodes % 2 or nodes > 512):
+        raise UserError(f"expected an even number from 8 to 512, not {nodes}", "--resolution")
+    if not 0 <= options.sigma <= options.nodes(0) / 4:
         raise UserError(f"expected 0 to a quarter of the resolution, not {options.sigma:g}", "--sigma")
     if suffix not in SUFFIXES:
         raise UserError(f"expected {' or '.join(s[1:] for s in SUFFIXES)}, not {suffix[1:]!r}", "--format")
@@ -169,18 +170,14 @@ def mesh_clouds(
     started = time.perf_counter()
     check_options(options, suffix)
     check_place(out, len(clouds))
-    how: dict[str, Any] = {
-        "mesher": "planes" if mesher is None else mesher,
-        "resolution": options.resolution,
-        "sigma": options.sigma,
-        "steps": options.steps,
-        "seed": options.seed,
-    }
+    how: dict[str, Any] = {"mesher": "planes" if mesher is None else mesher}
     device = best_device()
     orient: Orient = by_planes
     if mesher is not None:
-        run, orient = trained_orient(mesher, device)
-        how["mesher_sha256"] = run
+        how["mesher_sha256"], orient, nodes = trained_orient(mesher, device)
+        options = replace(options, resolution=options.resolution or nodes)
+    how |= {"resolution": options.nodes(clouds.shape[1]), "sigma": options.sigma}
+    how |= {"steps": options.steps, "seed": options.seed}
     made: dict[int, Mesh] = {}
     skipped: list[str] = []
     with torch.no_grad():
@@ -199,8 +196,8 @@ def mesh_clouds(
     return Meshed(out, picture, len(made), tuple(skipped), how, vertices, faces, seconds)
 
 
-def trained_orient(mesher: str, device: torch.device) -> tuple[str, Orient]:
-    """The network of a run of the family sap, and the digest of its weights.
+def trained_orient(mesher: str, device: torch.device) -> tuple[str, Orient, int]:
+    """The digest of the weights of a run of the family sap, its network, and the resolution that it was trained for.
 
     Raises:
         UserError: a run of another family.
@@ -208,7 +205,7 @@ def trained_orient(mesher: str, device: torch.device) -> tuple[str, Orient]:
     run, resolved, module = load_run(mesher)
     if not isinstance(module, SapModule):
         raise UserError(f"meshes are for a run of the family sap, not {resolved.recipe.family}", "--mesher")
-    return fingerprint(run.weights), module.to(device).oriented
+    return fingerprint(run.weights), module.to(device).oriented, module.recipe.model.resolution
 
 
 def write(

@@ -14,6 +14,7 @@ from torch import Tensor
 from gentool.diffusion.purify import Purifier
 from gentool.diffusion.purify_levels import notices
 from gentool.errors import GentoolError
+from gentool.runs.folder import told_apart
 from gentool.tasks.model.load import best_device, load_run, origin
 from gentool.tasks.pictures.change import Changed, Intake, Subject
 from gentool.tasks.pictures.write import check_places
@@ -59,9 +60,11 @@ def purify(
     if purifier.method != "ld-sde":
         for line in notices(purifier.sigma_star):
             say(line)
-    subject = Subject.read(source, module, intake or Intake(), known=resolved.recipe.data, say=say)
+    intake = intake or Intake()
+    subject = Subject.read(source, module, intake, known=resolved.recipe.data, say=say)
     x = subject.x
-    out = out or run.samples / f"purified-{Path(source).stem}-{purifier.method}-seed{seed}.h5"
+    asked = told_apart(source, intake, purifier.describe(), purifier.label)
+    out = out or run.samples / f"purified-{Path(source).stem}-{purifier.method}-seed{seed}-{asked}.h5"
     check_places(out, source, single=subject.found.single)
     say(
         f"{len(x)} pictures, {purifier.nfe} network calls each ({purifier.method}, t* = {purifier.t_star:.4g})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ import torch
 
 from gentool.errors import UserError
 from gentool.runs.atomic import check_writable
-from gentool.runs.folder import RunFolder
+from gentool.runs.folder import RunFolder, told_apart
 from gentool.runs.samples import check_output, write_samples
 from gentool.runs.weights import fingerprint
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import load_run, origin, stored_recipe
 from gentool.tasks.sampling.draw import (
+    OF_ANOTHER_SOLVER,
     OWN_STEPS,
     Job,
     Part,
@@ -76,7 +76,8 @@ def sample(
     Args:
         label: a class by number or name, or several with commas, taken in turn; None takes every class in turn.
         preset: the recipe's `sample.presets` entry to start from.
-        settings: what differs from the recipe's `sample:` block (or from its preset), by key.
+        settings: what differs from the recipe's `sample:` block (or from its preset), by key. A solver other than
+            that block's takes its own grid and default options, but for what is said here.
         changes: the same as `KEY=VALUE` texts, with dotted keys (`grid_options.rho=5`).
         devices: processes that share the work (one a GPU, or CPU processes).
         classifier: the run whose classifier the guidance rule `classifier` asks.
@@ -88,9 +89,13 @@ def sample(
         raise UserError(
             f"--devices {devices}: the launcher started {ranks.world} processes already; leave it out"
         )
-    base = {} if preset is None else stored_recipe(RunFolder.open(path)).recipe.sample.preset(preset)
+    stored = stored_recipe(RunFolder.open(path)).recipe.sample
+    base = {} if preset is None else stored.preset(preset)
+    asked = dict(settings or {})
+    if "solver" in asked and asked["solver"] != base.get("solver", stored.solver):
+        base |= OF_ANOTHER_SOLVER
     # the presets not taken are out: they need not fit what is said now
-    overrides = ["sample.presets={}", *named_changes({**base, **(settings or {})}, changes)]
+    overrides = ["sample.presets={}", *named_changes({**base, **asked}, changes)]
     run, resolved, module = load_run(path, overrides)
     chosen = resolved.recipe.sample
     count = chosen.count if count is None else count
@@ -104,7 +109,7 @@ def sample(
     guide = load_guide(job, torch.device("cpu"))
     job = replace(job, labels=label_cycle(label, module, guide))
     lines = module.check_request(chosen, guide)
-    if "steps" in (settings or {}) and has_own_steps(chosen.solver):
+    if "steps" in asked and has_own_steps(chosen.solver):
         lines.append(OWN_STEPS.format(chosen.solver))
     for line in lines:
         if ranks.main:
@@ -180,7 +185,7 @@ def meshes_beside(
 
 def default_name(job: Job, solver: str, count: int) -> str:
     """A name that tells the settings apart: what was asked differently never replaces an earlier file."""
-    asked = sha256(f"{job.settings.model_dump_json()} {job.labels} {job.classifier}".encode()).hexdigest()[:8]
+    asked = told_apart(job.settings.model_dump_json(), job.labels, job.classifier)
     if solver == job.settings.solver:
         solver += f"-{job.settings.steps}"
     return f"{solver}-seed{job.seed}-n{count}-{asked}.h5"

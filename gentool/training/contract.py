@@ -125,6 +125,8 @@ class Contract(LightningModule):
 
     def usable_solvers(self) -> dict[str, str | None]:
         """Each solver of the catalogue: None where this model can be sampled with it, else the reason why not."""
+        if not self.draws_samples:
+            return dict.fromkeys(SOLVERS, self.no_samples)
         means = self.sampling_means()
         return {name: SOLVERS.get(name).lacking(means) for name in SOLVERS}
 

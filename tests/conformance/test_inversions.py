@@ -11,24 +11,27 @@ from gentool.errors import UserError
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.tasks.edit.inverter import Method, Settings, build_inverter
-from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 from tests.conformance.test_families import CASES, batch_of, make
 
 METHODS: tuple[Method, ...] = ("ddpm-inversion", "ddim-inversion")
 REFUSED = {
     "cld": "a picture has no velocity",
-    "genie": "its base is one: RUN/base",
     "edm points": "edits are of pictures; this model makes vector data",
     "pfgmpp ddpm-inversion": "adds no Gaussian noise: take --method ddim-inversion",
 }
 """Why, by family, case, or family and method; of what is no diffusion model, that it is none."""
-PICTURES = [case for case in CASES if CASES[case][0] in ("edm", "dpdm", "pfgmpp") and case != "edm points"]
+TAKEN = ("edm", "dpdm", "pfgmpp", "genie")
+PICTURES = [case for case in CASES if CASES[case][0] in TAKEN and case != "edm points"]
+
+
+def asked(steps: int, threshold: str = "none") -> Sample:
+    return Sample(solver="ddim", steps=steps, threshold=threshold)
 
 
 def refusal(case: str, method: Method) -> str | None:
     family = CASES[case][0]
-    if family not in ("edm", "dpdm", "pfgmpp", "cld", "genie"):
+    if family not in (*TAKEN, "cld"):
         return f"a run of the family {family} is no denoiser to invert"
     return REFUSED.get(case) or REFUSED.get(family) or REFUSED.get(f"{family} {method}")
 
@@ -38,10 +41,10 @@ def refusal(case: str, method: Method) -> str | None:
 def test_every_family_is_taken_or_refused_with_the_reason(case: str, method: Method) -> None:
     module, words = make(case), refusal(case, method)
     if words is None:
-        build_inverter(module, method, Sample(steps=4), Settings())
+        build_inverter(module, method, asked(4), Settings())
         return
     with pytest.raises(UserError) as caught:
-        build_inverter(module, method, Sample(steps=4), Settings())
+        build_inverter(module, method, asked(4), Settings())
     assert words in caught.value.message
 
 
@@ -49,9 +52,7 @@ def turned(
     module: GenModule, method: Method, steps: int, *, threshold: str = "none", edit: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Pictures, and what becomes of them under their own labels; under others where `edit`."""
-    assert isinstance(module, DenoisingModule)
-    sample = Sample(steps=steps, threshold=threshold)
-    inverter = build_inverter(module, method, sample, Settings(skip=0))
+    inverter = build_inverter(module, method, asked(steps, threshold), Settings(skip=0))
     batch = batch_of(module, [0, 1, 2])
     x0 = to_model(batch.x).double()
     label = batch.label if module.classes else None
@@ -77,7 +78,8 @@ def test_ddim_inversion_comes_nearer_with_the_steps(case: str) -> None:
     for steps in (10, 80):
         x0, found = turned(module, "ddim-inversion", steps)
         errors.append(float((found - x0).square().mean().sqrt()))
-    assert errors[1] < 0.6 * errors[0]
+    untrained = max(errors) < 1e-12  # a base whose last layer is zero: straight lines, there and back
+    assert untrained or errors[1] < 0.6 * errors[0]
 
 
 LABELLED = [
@@ -93,11 +95,3 @@ def test_another_label_changes_every_conditional_familys_pictures(case: str, met
     module = make(case)
     same, other = (turned(module, method, 10, edit=edit)[1] for edit in (False, True))
     assert (other - same).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0] == "genie"])
-def test_the_base_of_a_distilled_model_is_taken(case: str) -> None:
-    base = make(case).base
-    assert base is not None
-    x0, found = turned(base, "ddpm-inversion", 5)
-    torch.testing.assert_close(found, x0, rtol=0, atol=1e-5)

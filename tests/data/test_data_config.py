@@ -51,15 +51,17 @@ def test_a_source_is_a_name_or_a_path(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     found = {n: parse_source(str(tmp_path / n)).name for n in ("s", "a.h5", "a.npz", "a.zip", "a.tar.gz")}
     assert found == {"s": "images", "a.h5": "hdf5", "a.npz": "npz", "a.zip": "images", "a.tar.gz": "images"}
-    config = parse_source("digits", ["size=16", "classes=[3, '4']", "held_out=0.5", "filter=box"])
+    config = parse_source("digits", ["size=16", "classes=[3, '4']", "held_out=5e-1", "filter=box"])
     assert config.classes == (3, "4")
     assert config.held_out == 0.5
     for source, options, words in (
         (str(tmp_path / "a.pdf"), [], "expected a folder"),
         ("digit", [], "did you mean digits"),
         ("digits", ["size"], "expected KEY=VALUE"),
-        ("digits", ["size=["], "not YAML"),
-        ("digits", ["size=2020-01-01"], "not"),
+        ("digits", ["size=["], "not valid YAML"),
+        ("digits", ["size=010"], "is ambiguous"),
+        ("digits", ["size=16", "limit=.nan"], "must be finite"),
+        ("digits", ["size=2020-01-01"], "size: "),
     ):
         with pytest.raises(UserError, match=words):
             parse_source(source, options)

@@ -380,6 +380,7 @@ def test_weights_of_another_network_are_refused_by_name(dense: Path, call: Call,
 
 def test_it_draws_no_samples_and_guides_nobody(call: Call, gated: Path) -> None:
     call("sample", gated).refused(2, "draws no samples")
+    assert set(load_run(gated)[2].usable_solvers().values()) == {AVitModule.no_samples}
     call("evaluate", gated, "--metric", "fid").refused(2, "the family a-vit has no fid")
     with pytest.raises(UserError, match="trained on clean pictures"):
         load_run(gated)[2].guide()

@@ -312,6 +312,32 @@ def test_divergence_is_noticed_and_the_advice_is_for_this_family(call: Call, tmp
     ended.refused(1, "the loss became", "model.r1.gamma", "discriminator_optimizer.lr")
 
 
+@pytest.mark.parametrize(
+    ("loss", "real", "fake", "lopsided"),
+    [
+        (1.39, 0.1, -0.1, False),
+        (0.02, 30.0, -30.0, False),
+        (0.5, 20.0, -120.0, True),
+        (0.002, 8.0, -8.0, True),
+    ],
+)
+def test_a_discriminator_that_has_won_is_told_of_once(
+    loss: float, real: float, fake: float, lopsided: bool
+) -> None:
+    module, said = module_of(*TOY), list[str]()
+    module.say = said.append
+    for _ in range(2):
+        module.warn_if_lopsided(
+            {
+                "loss_discriminator": torch.tensor(loss),
+                "logit_real": torch.tensor(real),
+                "logit_fake": torch.tensor(fake),
+            }
+        )
+    assert len(said) == lopsided
+    assert all("discriminator has won" in line and "model.r1.gamma" in line for line in said)
+
+
 @pytest.mark.slow
 def test_a_ring_is_found_whole_with_a_latent_and_not_without(tmp_path: Path) -> None:
     """Eight Gaussians in two steps: draws of the learned posterior are multimodal, its mean cannot be."""

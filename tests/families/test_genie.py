@@ -22,6 +22,7 @@ from gentool.families.genie.module import GenieModule, VpUniform
 from gentool.networks.base import Features
 from gentool.networks.config import Head
 from gentool.networks.head import build_head
+from gentool.noise import Noise
 from gentool.recipes.resolve import resolve, resolve_text
 from gentool.recipes.schema import Sample
 from gentool.runs.weights import load_weights, save_weights
@@ -30,7 +31,7 @@ from gentool.tasks.model.load import load_run
 from gentool.tasks.sample import sample
 from gentool.tasks.train import train
 from gentool.training.sampling import SampleRequest
-from tests.tasks.runs import Call
+from tests.tasks.runs import Call, Ended
 
 QUICK = ("trainer.log_every=20", "data.batch_size=64", "optimizer.warmup=5")
 BASE = ("edm/digits-vp-small", "model.network={name: film-mlp, width: 64, blocks: 2, dropout: 0.1}", *QUICK)
@@ -231,6 +232,67 @@ def test_guidance_asks_both_branches_and_costs_two_calls(head: Path) -> None:
         drawn = module.draw(request)
     assert drawn.nfe == 10
     assert (drawn.x - draw(module, 4)).abs().max() > 0.05  # type: ignore[arg-type]
+
+
+def test_pictures_are_encoded_by_any_deterministic_solver_and_come_back(
+    head: Path, tmp_path: Path, call: Call
+) -> None:
+    """Ten quadratic steps each way. The exact derivative is of second order, whatever this short training learned; a
+    head costs no call more than DDIM. (Exact derivatives and heads: tests/diffusion/test_genie_solvers.py.)"""
+    missed = {}
+    for solver, calls in (("ddim", 1), ("genie", 1), ("ttm2", 3)):
+        done = encoded(call, head, tmp_path, f"solver={solver}", "steps=10", "grid=power-t")
+        assert done.code == 0, done.err
+        assert done.json["solver"] == solver
+        assert done.json["nfe"] == 20 * calls
+        missed[solver] = done.json["reconstruction"]
+    assert missed["ttm2"] < 0.5 * missed["ddim"]
+    assert abs(missed["genie"] - missed["ddim"]) > 1e-3  # the head is asked
+
+
+def encoded(call: Call, run: Path, folder: Path, *changes: str) -> Ended:
+    sets = [word for change in changes for word in ("--set", change)]
+    return call(
+        "edit",
+        run,
+        "digits",
+        "--method",
+        "ddim-inversion",
+        "-n",
+        8,
+        *sets,
+        "-o",
+        folder / "x.npz",
+        "--json",
+        "-q",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["solver=ddpm"], ["--set", "ddpm draws noise"]),
+        (["solver=sscs"], ["sample.solver", "velocity"]),
+        (["solver=nosuch"], ["nosuch"]),
+        (["solver=genie", "afs=true"], ["--set", "ddim-inversion reads", "not 'afs'"]),
+        (["solver=genie", "threshold=static"], ["sample.threshold", "ttm2 differentiates the clipped one"]),
+    ],
+)
+def test_solvers_that_do_not_run_backwards(
+    changes: list[str], words: list[str], head: Path, tmp_path: Path, call: Call
+) -> None:
+    encoded(call, head, tmp_path, *changes).refused(2, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_its_likelihood_is_its_bases(head: Path, base: Path) -> None:
+    x = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
+    label = torch.tensor([3, 4])
+    found, expected = (
+        load_run(run)[2].log_likelihood(x, Noise(0, [0, 1], (1, 8, 8)), label).log_prob
+        for run in (head, base)
+    )
+    assert torch.equal(found, expected)
 
 
 # --- the run folder ---

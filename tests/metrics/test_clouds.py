@@ -198,10 +198,10 @@ def test_a_samples_file_is_judged_against_a_set_of_shapes(tmp_path: Path) -> Non
     from gentool.runs.samples import write_samples
     from gentool.tasks.evaluate import evaluate as task
 
-    test = open_set(make_config("shapes", {"count": 4, "points": 32}), "test")
-    x = test.take(range(30)).x.numpy()
+    test = open_set(make_config("shapes", {"count": 4, "points": 32, "classes": ["chair"]}), "test")
+    x = test.take(range(40)).x.numpy()
     path = write_samples(tmp_path / "s.ply", x)
-    done = task(str(path), reference="shapes count=4 points=32")
+    done = task(str(path), reference="shapes count=4 points=32 classes=[chair]")
     assert done.evaluation is not None
     assert done.evaluation.features == "clouds"
     assert set(done.metrics) == {"1-nna-cd", "mmd-cd", "cov-cd"}

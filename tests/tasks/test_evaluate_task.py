@@ -137,12 +137,17 @@ def test_evaluation_is_repeatable(run: Path) -> None:
         (["--features", "pixels", "--metric", "label-accuracy"], ["label-accuracy needs classes"]),
         (["--reference", "digitz"], ["neither a data set", "did you mean digits"]),
         (["-n", "1"], ["-n"]),
+        (["--features", "inception", "--metric", "fid"], ["needs a weights file", "GENTOOL_INCEPTION"]),
+        (["--features", "values", "--metric", "fid"], ["is for vectors"]),
+        (["--reference", "digits pad=16"], ["figures between them mean nothing"]),
+        (["--report", "report.pdf"], ["--report", "expected a .html file"]),
     ],
 )
 def test_refusals_come_before_any_sample_is_drawn(
     switches: list[str], words: list[str], run: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gentool.tasks.sampling.draw.draw_span", None)
+    monkeypatch.delenv("GENTOOL_INCEPTION", raising=False)
     call("evaluate", run, *switches).refused(2, *words)
     assert not (run / "samples").exists()
 

@@ -15,9 +15,10 @@ from PIL import Image
 from gentool.data import make_config, open_set
 from gentool.data.made_shapes import MadeShapes
 from gentool.errors import UserError
+from gentool.points.meshing import MeshOptions
 from gentool.points.normals import spread_directions
 from gentool.points.surface import zero_surface
-from gentool.runs.samples import write_samples
+from gentool.runs.samples import read_samples, write_samples
 from gentool.tasks.train import train
 from tests.families.lion_runs import recipe, spheres
 from tests.tasks.runs import Call
@@ -70,10 +71,9 @@ def test_a_trained_network_makes_meshes(call: Call, clouds: Path, tmp_path: Path
         "offsets: 2}\ntrainer: {max_steps: 40}\noptimizer: {name: adam, lr: 5.0e-3}\nema: null\n"
     )
     run = train(str(text), run_dir=tmp_path / "run").run
-    document = json.loads(
-        call("mesh", clouds, "--mesher", run, "--resolution", "32", "-n", "2", "--json").out
-    )
+    document = json.loads(call("mesh", clouds, "--mesher", run, "-n", "2", "--json").out)
     assert document["mesher"] == str(run)
+    assert document["resolution"] == 16  # what it was trained for
     assert document["count"] == 2
     ended = call("sample", run)
     assert ended.code == 2
@@ -94,6 +94,15 @@ def test_bad_settings_are_told(call: Call, clouds: Path, arguments: tuple[str, .
     ended = call("mesh", clouds, *arguments)
     assert ended.code == 2
     assert said in ended.err
+
+
+def test_without_a_resolution_the_points_decide(call: Call, clouds: Path, tmp_path: Path) -> None:
+    """128 for 2048 points, by the root of their number; recorded as it was."""
+    nodes = [MeshOptions().nodes(points) for points in (16, 256, 1024, 2048, 100_000)]
+    assert nodes == [32, 46, 90, 128, 128]
+    assert MeshOptions(64).nodes(16) == 64
+    document = json.loads(call("mesh", clouds, "-n", "1", "-o", tmp_path / "one.ply", "--json").out)
+    assert document["resolution"] == MeshOptions().nodes(read_samples(clouds).array.shape[1])
 
 
 def test_what_is_no_cloud_is_refused(call: Call, tmp_path: Path) -> None:

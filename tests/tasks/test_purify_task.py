@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -313,3 +314,11 @@ def test_a_model_that_always_knew_the_label_needs_one(tmp_path: Path, call: Call
 def test_a_toy_of_vectors_is_refused(tmp_path: Path, call: Call) -> None:
     run = train("edm/toy2d-small", ["trainer.max_steps=1"], run_dir=tmp_path / "run").run
     call("purify", run, "digits", *FAST).refused(2, "pictures", "vector")
+
+
+def test_what_was_asked_differently_replaces_nothing(vp: Path, tmp_path: Path, call: Call) -> None:
+    run = shutil.copytree(vp, tmp_path / "run")
+    asked = ((), ("--sigma-star", "0.3"), ("-n", "3"), ("--train",), ("--seed", "1"), ())
+    made = [call("purify", run, "digits", "-n", "2", *FAST, *more).out.strip() for more in asked]
+    assert all(made)
+    assert len(set(made)) == len(asked) - 1

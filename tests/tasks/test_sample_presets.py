@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,32 @@ def run(whole_run: Path, tmp_path: Path) -> Path:
     lines[lines.index("  presets: {}")] = f"  presets: {json.dumps(PRESETS)}"
     write_text(here.recipe, "\n".join(lines) + "\n")
     return here.path
+
+
+def test_another_solver_takes_nothing_of_what_the_recipe_says_for_its_own(
+    run: Path, tmp_path: Path, call: Call
+) -> None:
+    here = RunFolder(run)
+    text = here.recipe.read_text()
+    for old, new in (("solver: ", "solver: edm #"), ("options: {}", 'options: {"s_churn": 20.0}')):
+        assert f"\n  {old}" in text
+        text = text.replace(f"\n  {old}", f"\n  {new}", 1)
+    write_text(here.recipe, text.replace("\n  grid_options: {}", '\n  grid_options: {"rho": 5.0}'))
+
+    def manifest(*switches: str) -> dict[str, Any]:
+        out = tmp_path / "s.npz"
+        done = call("sample", run, "-n", 1, "--steps", 3, "-o", out, *switches)
+        assert done.code == 0, done.err
+        return dict(read_samples(out).provenance["manifest"])
+
+    own, other = manifest(), manifest("--solver", "ddim")
+    assert (own["solver"], own["options"]["s_churn"]) == ("edm", 20.0)
+    assert (other["solver"], other["grid"], other["options"]["eta"]) == ("ddim", "power-t", 0.0)
+    asked = manifest(
+        "--solver", "ddim", "--grid", "karras", "--set", "grid_options.rho=5", "--option", "eta=0.5"
+    )
+    assert (asked["grid"], asked["options"]["eta"]) == ("karras", 0.5)
+    call("sample", run, "--solver", "ddim", "--set", "grid_options.rho=5").refused(2, "unknown option 'rho'")
 
 
 def test_a_preset_is_the_same_as_its_keys_said_one_by_one(run: Path, tmp_path: Path) -> None:

@@ -204,7 +204,9 @@ def check(rules: Mapping[str, Mapping[str, Any]], where: str = "sample.guidance"
             problems += [Problem(where, *fault) for fault in _faults(name, schema, error)]
     free = [name for name, options in spec.items() if isinstance(options, ClassifierFreeOptions)]
     if len(free) > 1:
-        problems.append(Problem(where, "", f"{' and '.join(free)} all steer by the null label; keep one"))
+        problems.append(
+            Problem(where, free[1], f"{' and '.join(free)} steer by the null label alike; keep one")
+        )
     if problems:
         raise RecipeError(problems)
     return spec

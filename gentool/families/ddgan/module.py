@@ -22,6 +22,9 @@ from gentool.training.adversarial import AdversarialModule, frozen, gradient_squ
 from gentool.training.fitting import model_batches
 from gentool.training.sampling import Drawn, Guide, SampleRequest
 
+FAR, WON = 100.0, 0.01
+"""Mean logits beyond the one, or a discriminator's loss below the other (2 ln 2 where it cannot tell): the generator
+learns nothing any more."""
 MANY_STEPS = 8
 """Beyond this the paper's own results fall: the networks are shared by all steps."""
 
@@ -64,6 +67,7 @@ class DdganModule(AdversarialModule):
         if config.flip and spec.kind != "image":
             raise UserError(f"model.flip is for images; {recipe.data.name} is {spec.kind} data")
         self.classes = spec.classes if config.conditional else 0
+        self.lopsided = False
         self.chain = Chain(config.schedule, config.steps)
         self.model = build_generator(config.network, spec.shape, self.classes)
         self.discriminator = build_discriminator(config.discriminator, spec.shape, self.classes)
@@ -104,7 +108,19 @@ class DdganModule(AdversarialModule):
             self.update(for_generator, of_generator)
         if told:
             self.log_dict(figures | {"loss_generator": of_generator.detach()})
+            self.warn_if_lopsided(figures)
         return of_discriminator.detach() + of_generator.detach()
+
+    def warn_if_lopsided(self, figures: dict[str, Tensor]) -> None:
+        """Says so, once, when the discriminator has won; figures as `discriminator_loss` gives them."""
+        loss = float(figures["loss_discriminator"])
+        far = max(abs(float(figures[name])) for name in ("logit_real", "logit_fake"))
+        if not self.lopsided and (far > FAR or loss < WON):
+            self.lopsided = True
+            self.say(
+                f"warning: the discriminator has won by step {self.step + 1} (loss {loss:.3g}, mean logits up to "
+                f"{far:.3g}): {self.remedies}"
+            )
 
     def try_step(self, batch: Batch) -> Tensor:
         """A step with the gradient penalty, which not every step has: memory at its peak, speed at its lowest."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from gentool.data import Batch, DataSet, DataSpec, to_model
 from gentool.diffusion.convert import per_sample
-from gentool.diffusion.denoiser import Denoiser
 from gentool.diffusion.derivative import DerivativeHead, Mode, along_flow, find_mode
+from gentool.diffusion.likelihood import Likelihood
 from gentool.diffusion.process import Process
 from gentool.diffusion.processes import Vp
 from gentool.errors import UserError
@@ -18,6 +18,7 @@ from gentool.families.genie.config import GenieRecipe
 from gentool.networks.base import Features, Network
 from gentool.networks.embedding import full_precision
 from gentool.networks.head import build_head
+from gentool.noise import Noise
 from gentool.recipes.schema import Sample
 from gentool.training import drawable, drawing
 from gentool.training.denoising import DenoisingModule, network_shape
@@ -145,8 +146,9 @@ class GenieModule(GenModule):
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         return drawable.check(settings, self.base.model, self.sampling_traits(), guide)
 
-    def likelihood_model(self) -> Denoiser:
-        return self.base.model
+    def log_likelihood(self, x: Tensor, noise: Noise, label: Tensor | None = None) -> Likelihood:
+        """The base's: the head bends its steps, not its flow."""
+        return self.base.log_likelihood(x, noise, label)
 
     def compiled_parts(self) -> list[nn.Module]:
         return [self.model.network]

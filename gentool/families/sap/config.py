@@ -11,11 +11,22 @@ from gentool.networks.pvcnn_config import Width
 from gentool.recipes.schema import Misfit, Positive, Recipe, Strict
 
 
+class Reads(Strict):
+    """Clouds to read in the place of the training examples' own points, as another model leaves them."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """A samples file of clouds (N each, P, 3) in the units of the examples, which come in their order."""
+    each: Positive = 1
+    """Clouds of each training example, one after the other; a step reads one of them at random."""
+
+
 class SapModel(Strict):
     points: Positive = 3000
     """Points that the network reads, drawn from those of each example."""
     noise: Annotated[float, Field(ge=0)] = 0.005
     """Standard deviation of the noise on them, in longest sides of the shape's box over 1.2."""
+    reads: Reads | None = None
+    """Clouds with the noise of another model; null: the examples' own points."""
     resolution: Annotated[int, Field(ge=8, multiple_of=2)] = 128
     """Nodes along each side of the grid on which the solid is compared."""
     sigma: Annotated[float, Field(ge=0)] = 2.0

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from gentool.data import Batch, DataSet, DataSpec
 from gentool.errors import UserError
-from gentool.families.sap.config import SapModel, SapRecipe
+from gentool.families.sap.config import Reads, SapModel, SapRecipe
 from gentool.networks.local_points import GridUNet, LocalDecoder, LocalPointNet
 from gentool.noise import Noise
 from gentool.points.meshing import MARGIN
 from gentool.points.poisson import indicator
+from gentool.runs.samples import read_samples
 from gentool.training.module import Examples, GenModule
 
 BATCH = 16
@@ -53,17 +54,54 @@ class SapModule(GenModule):
                 f"{spec.kind} data: say data.normals=true"
             )
         self.model = Orienter(recipe.model)
+        self._clouds: Tensor | None = None
+
+    def fit_to_data(self, dataset: DataSet) -> None:
+        """Counts the clouds to read.
+
+        Raises:
+            UserError: not `each` of them for each example, or no clouds. CorruptError: they cannot be read.
+        """
+        if (reads := self.recipe.model.reads) is None:
+            return
+        if (found := len(self.clouds(reads))) != reads.each * len(dataset):
+            raise UserError(
+                f"{reads.path} holds {found} clouds; expected {reads.each * len(dataset)}, {reads.each} (each) for "
+                f"each of {len(dataset)} training examples",
+                "model.reads.path",
+            )
+
+    def clouds(self, reads: Reads) -> Tensor:
+        """(N each, P, 3) the clouds of the file, read once; raises as `fit_to_data`."""
+        if self._clouds is None:
+            found = read_samples(reads.path)
+            if found.kind != "points":
+                raise UserError(
+                    f"{reads.path} holds samples of kind {found.kind}, not clouds", "model.reads.path"
+                )
+            self._clouds = torch.from_numpy(found.array)
+        return self._clouds
+
+    def readable(self, batch: Batch) -> Tensor:
+        """(B, P, 3 or more) what the network may read of each example, in the example's unit cube."""
+        x, reads = batch.x.to(self.device), self.recipe.model.reads
+        if reads is None:
+            return unit_cube(x)
+        u = self.global_draw(len(x), lambda n: torch.rand(n, generator=self.rng, device=self.device))
+        row = batch.index.to(self.device) * reads.each + (u * reads.each).long().clamp(max=reads.each - 1)
+        middle, side = cube(x)
+        return (self.clouds(reads)[row.cpu()].to(self.device) - middle) / side + 0.5
 
     def examples(self, batch: Batch) -> Examples:
-        """Dense points with normals in the unit cube, and the noisy few of them that the network reads."""
-        config, dense = self.recipe.model, unit_cube(batch.x.to(self.device))
-        count, size = len(dense), dense.shape[1]
+        """Dense points with normals in the unit cube, and the noisy few points that the network reads."""
+        config, dense, source = self.recipe.model, unit_cube(batch.x.to(self.device)), self.readable(batch)
+        count, size = source.shape[:2]
         keys = self.global_draw(count, lambda n: torch.rand(n, size, generator=self.rng, device=self.device))
         few = min(config.points, size)
         noise = self.global_draw(
             count, lambda n: torch.randn(n, few, 3, generator=self.rng, device=self.device)
         )
-        return {"dense": dense, "read": read_points(dense, keys, few) + config.noise * noise}
+        return {"dense": dense, "read": read_points(source, keys, few) + config.noise * noise}
 
     def losses(self, examples: Examples) -> Tensor:
         """(B,) mean squared differences of tanh of the two indicators."""
@@ -114,15 +152,19 @@ class SapModule(GenModule):
         return [self.model.unet]
 
 
+def cube(dense: Tensor) -> tuple[Tensor, Tensor]:
+    """The middle (B, 1, 3) of the box of clouds (B, M, 3 or more), and the unit cube's side (B, 1, 1) around it."""
+    low, high = dense[..., :3].amin(1, keepdim=True), dense[..., :3].amax(1, keepdim=True)
+    return (low + high) / 2, MARGIN * (high - low).amax(2, keepdim=True)
+
+
 def unit_cube(dense: Tensor) -> Tensor:
     """Clouds with normals (B, M, 6), each shifted and scaled into the unit cube by its box, as meshes are made."""
-    points = dense[..., :3]
-    low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
-    side = MARGIN * (high - low).amax(2, keepdim=True)
-    return torch.cat([(points - (low + high) / 2) / side + 0.5, dense[..., 3:]], 2)
+    middle, side = cube(dense)
+    return torch.cat([(dense[..., :3] - middle) / side + 0.5, dense[..., 3:]], 2)
 
 
 def read_points(dense: Tensor, keys: Tensor, count: int, values: slice = slice(0, 3)) -> Tensor:
-    """(B, count, 3) of points (B, M, 6): those with the smallest keys (B, M), a choice without repeats."""
+    """(B, count, 3) of points (B, M, C): those with the smallest keys (B, M), a choice without repeats."""
     chosen = keys.topk(count, largest=False).indices
     return dense[..., values].gather(1, chosen.unsqueeze(2).expand(-1, -1, 3))

@@ -251,7 +251,7 @@ def _condition(module: LionModule, label: str | None) -> Tensor | None:
     """(1, 1) the class that the priors are told, None to tell them nothing."""
     if label is None:
         return None
-    cycle = label_cycle(label, module, None)
+    cycle = label_cycle(label, module, None, "--condition")
     if cycle is None or len(cycle) != 1:
         raise UserError(f"expected one class, not {label!r}", "--condition")
     return torch.tensor([[float(cycle[0])]], device=module.device)

@@ -13,18 +13,20 @@ from torch import Tensor
 
 from gentool.errors import UserError
 from gentool.noise import Noise, mix
-from gentool.tasks.edit.inverter import Method, Settings, build_inverter
+from gentool.tasks.edit.inverter import DDIM, Method, Settings, build_inverter, denoising
 from gentool.tasks.model.labels import in_turn, label_cycle
-from gentool.tasks.model.load import best_device, load_run, origin
+from gentool.tasks.model.load import best_device, load_run, origin, stored_recipe
 from gentool.tasks.pictures.change import Changed, Intake, Subject
 from gentool.tasks.pictures.read import Pictures
 from gentool.tasks.pictures.write import check_places
 from gentool.training.denoising import DenoisingModule
-from gentool.training.module import GenModule
 from gentool.training.watching import Report, Say, unreported, unsaid
 
 STEPS = 100
-READ = ("steps", "grid", "grid_options", "threshold")
+READ = {
+    "ddpm-inversion": ("steps", "grid", "grid_options", "threshold"),
+    "ddim-inversion": ("steps", "grid", "grid_options", "threshold", "solver", "options"),
+}
 """Keys of the `sample:` block that an inversion reads."""
 
 
@@ -62,15 +64,17 @@ def invert(
     Picture i depends on (seed, i) alone, not on its batch (to the rounding of the network's kernels).
 
     Args:
-        changes: `KEY=VALUE` of the recipe's `sample:` block, of the keys in `READ`.
+        changes: `KEY=VALUE` of the recipe's `sample:` block, of the method's keys in `READ`.
     """
     started, settings = time.perf_counter(), settings or Settings()
     device = best_device()
-    run, resolved, module = load_run(path, _sample_changes(changes))
+    run, _, module = load_run(path)
+    denoising(module, method)  # refused for what it is, before its recipe's keys are
+    resolved = stored_recipe(run, _sample_changes(changes, method))
     inverter = build_inverter(module.to(device), method, resolved.recipe.sample, settings)
     subject = Subject.read(source, module, intake or Intake(), known=resolved.recipe.data, say=say)
     x, found = subject.x, subject.found
-    before_labels = source_labels(module, found, settings.from_label, len(x))
+    before_labels = source_labels(inverter.module, found, settings.from_label, len(x))
     asked = label_cycle(settings.to_label, module, None) if settings.to_label is not None else None
     after_labels = before_labels if asked is None else in_turn(asked, range(len(x)))
     inverter.check(before_labels, after_labels)
@@ -99,6 +103,7 @@ def invert(
         "skip": inverter.skip,
         "sigma": float(inverter.grid.sigma[inverter.skip]),
         "grid": inverter.grid.name,
+        **({} if method == "ddpm-inversion" else {"solver": resolved.recipe.sample.solver}),
         "to_label": settings.to_label,
         "from_label": settings.from_label,
         "scale": settings.scale,
@@ -119,24 +124,21 @@ def invert(
     )
 
 
-def _sample_changes(changes: Sequence[str]) -> list[str]:
-    """Overrides of the recipe; the number of steps is the method's own unless it is among them.
+def _sample_changes(changes: Sequence[str], method: Method) -> list[str]:
+    """Overrides of the recipe; steps, grid and solver are the method's own unless they are among them.
 
     Raises:
         UserError: a key that an inversion does not read.
     """
     for change in changes:
         key = change.partition("=")[0].strip().split(".")[0]
-        if key not in READ:
-            raise UserError(f"an inversion reads {', '.join(READ)} alone, not {key!r}", "--set")
-    return [f"sample.steps={STEPS}", "sample.grid=null", "sample.grid_options={}"] + [
-        f"sample.{c}" for c in changes
-    ]
+        if key not in READ[method]:
+            raise UserError(f"{method} reads {', '.join(READ[method])} alone, not {key!r}", "--set")
+    own = (f"steps={STEPS}", f"solver={DDIM}", "options={}", "grid=null", "grid_options={}")
+    return [f"sample.{change}" for change in (*own, *changes)]
 
 
-def source_labels(
-    module: DenoisingModule | GenModule, found: Pictures, asked: str | None, count: int
-) -> Tensor | None:
+def source_labels(module: DenoisingModule, found: Pictures, asked: str | None, count: int) -> Tensor | None:
     """(N,) labels that the pictures are inverted under: those asked for, their own, or the null label.
 
     Raises:

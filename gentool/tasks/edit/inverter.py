@@ -11,14 +11,18 @@ from gentool.diffusion import inversion
 from gentool.diffusion.grids import Grid, make_grid
 from gentool.diffusion.predictor import Predictor
 from gentool.diffusion.process import Process
+from gentool.diffusion.solvers.catalog import SOLVERS
+from gentool.diffusion.solvers.core import Solver, build
 from gentool.errors import UserError
+from gentool.families.genie.module import GenieModule
 from gentool.noise import Noise
 from gentool.recipes.schema import Sample
-from gentool.training import drawing
+from gentool.training import drawable, drawing
 from gentool.training.denoising import DenoisingModule
 from gentool.training.module import GenModule
 
 Method = Literal["ddpm-inversion", "ddim-inversion"]
+DDIM = "ddim"
 SKIPPED = {"ddpm-inversion": 0.36, "ddim-inversion": 0.0}
 """As published: 36 of 100 steps; DDIM's inversion goes all the way up."""
 
@@ -43,11 +47,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Inverter:
-    """Both inversions of one model, over one grid."""
+    """Both inversions of one model, over one grid.
+
+    Attributes:
+        module: the denoiser; of a distilled run its base. traits: of the run itself, its head among them.
+        solver: of `ddim-inversion`.
+    """
 
     module: DenoisingModule
+    traits: drawing.Traits
     method: Method
     grid: Grid
+    solver: Solver
     skip: int
     threshold: Literal["none", "static", "dynamic"]
     scales: tuple[float, float]
@@ -70,9 +81,9 @@ class Inverter:
             maps = inversion.invert(before, self.grid, x0, noise, self.skip)
             ends = [inversion.replay(p, self.grid, maps) for p in (after, again)[: 1 + unchanged]]
         else:
-            top = inversion.encode(before, process, self.grid, x0, self.skip)
+            top = inversion.encode(before, process, self.grid, x0, self.skip, self.solver)
             ends = [
-                inversion.decode(p, process, self.grid, top, self.skip)
+                inversion.decode(p, process, self.grid, top, self.skip, self.solver)
                 for p in (after, again)[: 1 + unchanged]
             ]
         self.calls.append((before.nfe + after.nfe) * len(x0))
@@ -89,10 +100,11 @@ class Inverter:
             self._predict(target, self.scales[1])
 
     def _predict(self, label: Tensor | None, scale: float) -> Predictor:
-        denoiser, traits = self.module.model, self.module.sampling_traits()
+        denoiser, traits = self.module.model, self.traits
         settings = Sample(guidance={} if scale == 1 else {"cfg": {"scale": scale}})
         return Predictor(
             denoiser,
+            derive=traits.derive,
             sigma_min=denoiser.sigma_min,
             sigma_max=denoiser.sigma_max,
             label=label,
@@ -101,31 +113,51 @@ class Inverter:
         )
 
 
+def denoising(module: GenModule, method: Method) -> DenoisingModule:
+    """The denoiser of pictures that a run inverts with: its own, or of a `genie` run its base's.
+
+    Raises:
+        UserError: it has none, or the method is not for it.
+    """
+    family = module.recipe.family
+    owner = module.base if isinstance(module, GenieModule) else module
+    if not isinstance(owner, DenoisingModule):
+        raise UserError(f"a run of the family {family} is no denoiser to invert: take a diffusion run")
+    if owner.model.process.state_parts != 1:
+        raise UserError(f"a picture has no velocity, which the states of the family {family} carry beside it")
+    if method == "ddpm-inversion" and owner.likelihood_prior() is not None:
+        raise UserError(f"the family {family} adds no Gaussian noise: take --method ddim-inversion")
+    if module.spec.kind != "image":
+        raise UserError(f"edits are of pictures; this model makes {module.spec.kind} data")
+    return owner
+
+
 def build_inverter(module: GenModule, method: Method, sample: Sample, settings: Settings) -> Inverter:
     """The inverter of a trained run.
 
     Args:
-        sample: steps, grid and threshold.
+        sample: steps, grid and threshold; of `ddim-inversion` solver and options.
 
     Raises:
         UserError: the run is of no denoiser of pictures, the method is not for it, or the settings do not fit.
     """
-    family = module.recipe.family
-    if not isinstance(module, DenoisingModule):
-        hint = "; its base is one: RUN/base" if isinstance(module.base, DenoisingModule) else ""
-        raise UserError(f"a run of the family {family} is no denoiser to invert: take a diffusion run{hint}")
-    process = module.model.process
-    if process.state_parts != 1:
-        raise UserError(f"a picture has no velocity, which the states of the family {family} carry beside it")
-    if method == "ddpm-inversion" and module.likelihood_prior() is not None:
-        raise UserError(f"the family {family} adds no Gaussian noise: take --method ddim-inversion")
-    if module.spec.kind != "image":
-        raise UserError(f"edits are of pictures; this model makes {module.spec.kind} data")
+    owner = denoising(module, method)
+    process, info = owner.model.process, SOLVERS.get(SOLVERS.check(sample.solver))
+    solver = build(sample.solver, sample.options, process.state_parts)
+    if reason := module.usable_solvers()[sample.solver]:
+        raise UserError(f"solver={sample.solver}: {reason}", "--set")
+    if solver.stochastic:
+        raise UserError(f"solver={sample.solver} draws noise, and does not run backwards", "--set")
+    if {"derivative", "head"} & set(info.needs):
+        drawable.check_derivative(sample, predicted="head" in info.needs)
+    own = default_grid(process) if sample.solver == DDIM else info.grid
     options = {**sample.grid_options, "final": "zero" if method == "ddpm-inversion" else "t-min"}
-    grid = make_grid(sample.grid or default_grid(process), sample.steps, process, **options)
+    grid = make_grid(sample.grid or own, sample.steps, process, **options)
     skip = round(SKIPPED[method] * grid.steps) if settings.skip is None else settings.skip
     inversion.check_skip(skip, grid.steps)
-    return Inverter(module, method, grid, skip, sample.threshold, (settings.from_scale, settings.scale))
+    traits = module.sampling_traits() if isinstance(module, GenieModule) else owner.sampling_traits()
+    scales = (settings.from_scale, settings.scale)
+    return Inverter(owner, traits, method, grid, solver, skip, sample.threshold, scales)
 
 
 def default_grid(process: Process) -> str:

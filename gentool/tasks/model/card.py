@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gentool import families
-from gentool.errors import UserError
+from gentool.errors import CorruptError, UserError
 from gentool.privacy import statement
 from gentool.privacy.account import Account, account_of
 from gentool.privacy.runs import ledger_of
@@ -84,9 +84,13 @@ def account_of_run(run: RunFolder, resolved: Resolved) -> Account | None:
 
     Raises:
         UserError: it was trained with one, and its ledger is missing or tells nothing.
-        CorruptError: the ledger is damaged.
+        CorruptError: the ledger is damaged, or another training's.
     """
-    if resolved.recipe.privacy is None and not run.ledger.is_file():
+    if resolved.recipe.privacy is None:
+        if run.ledger.is_file():
+            raise CorruptError(
+                "the recipe beside it has no privacy: block: it is not of this run", str(run.ledger)
+            )
         return None
     ledger = ledger_of(run)
     if ledger.plan is None:

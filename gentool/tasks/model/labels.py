@@ -12,8 +12,13 @@ from gentool.training.module import GenModule
 from gentool.training.sampling import Guide
 
 
-def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tuple[int, ...] | None:
+def label_cycle(
+    asked: str | None, module: GenModule, guide: Guide | None, flag: str = "--label"
+) -> tuple[int, ...] | None:
     """The labels that samples take in turn: the model's, or, where it is unconditional, its guide's.
+
+    Args:
+        flag: what asked for them, for messages.
 
     Raises:
         UserError: there are no classes, or not this one.
@@ -23,7 +28,7 @@ def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tu
         classes, class_names = guide.classes, guide.class_names
     if classes == 0:
         if asked is not None:
-            raise UserError("--label: this model was trained without class labels")
+            raise UserError(f"{flag}: this model was trained without class labels")
         return None
     if asked is None:
         return tuple(range(classes))
@@ -32,7 +37,7 @@ def label_cycle(asked: str | None, module: GenModule, guide: Guide | None) -> tu
     parts = [part.strip() for part in asked.split(",")]
     for part in parts:
         if part not in names:
-            raise UserError(f"--label {part!r}: the classes are 0 to {classes - 1}" + _named(class_names))
+            raise UserError(f"{flag} {part!r}: the classes are 0 to {classes - 1}" + _named(class_names))
     return tuple(names[part] for part in parts)
 
 

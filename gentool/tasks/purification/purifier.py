@@ -71,7 +71,10 @@ def why_no_denoiser(module: GenModule) -> str:
     if type(module).judge is not GenModule.judge:
         return f"a run of the family {family} is no denoiser: it can be --classifier; as RUN {instead}"
     if isinstance(module.base, DenoisingModule):
-        return f"a run of the family {family} is no denoiser but a faster solver of one: give the run it stands on"
+        return (
+            f"a run of the family {family} is no denoiser but a faster solver of one: give the run it stands on, "
+            "RUN/base"
+        )
     return f"a run of the family {family} is no denoiser: it makes pictures from latents alone; {instead}"
 
 

@@ -29,6 +29,9 @@ from gentool.tasks.purification.target import Target, gradient_check, purified
 from gentool.training.signals import StopFlag
 from gentool.training.watching import Report, Say, unreported, unsaid
 
+READ_CLEAN = 256
+"""Pictures at least, where there are so many, that the bare classifier is seen to read: of a few that are attacked it
+may misread all."""
 TOGETHER = 32
 """Most pictures attacked together: what is between two records, and between two looks at the clock."""
 
@@ -109,7 +112,8 @@ def robustness(
     if plan.count is not None and plan.count > len(order):
         raise UserError(f"-n {plan.count}: there are {len(order)} labelled pictures")
     chosen = order[: plan.count].tolist()
-    doubts = check_clean(target.logits, target.x[chosen], target.label[chosen], plan.batch_size)
+    known = order[: max(len(chosen), READ_CLEAN)]
+    doubts = check_clean(target.logits, target.x[known], target.label[known], plan.batch_size)
     campaign = campaign_of(target, plan)
     error = gradient_check(target, plan.seed) if plan.attack.route in ("exact", "surrogate") else None
     if error is not None:

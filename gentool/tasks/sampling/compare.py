@@ -22,10 +22,12 @@ from gentool.metrics.evaluate import evaluate
 from gentool.metrics.images import ImageSet, as_images
 from gentool.recipes.schema import Sample
 from gentool.runs.atomic import atomic_write, check_writable, write_json
+from gentool.runs.folder import told_apart
 from gentool.runs.pictures import sheet
 from gentool.tasks.model.labels import in_turn, label_cycle
 from gentool.tasks.model.load import best_device, load_run
 from gentool.tasks.sampling.draw import (
+    OF_ANOTHER_SOLVER,
     OWN_STEPS,
     Job,
     as_kept,
@@ -139,7 +141,8 @@ def compare(
         if has_own_steps(name):
             say(OWN_STEPS.format(name))
     judge = None if reference is None else Judge(reference, resolved.recipe.evaluate.features, seed)
-    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}.png"
+    differing = told_apart(chosen.model_dump_json(), list(steps), job.labels, job.classifier, reference)
+    picture = out or run.samples / f"compare-{'-'.join(solvers)}-seed{seed}-n{count}-{differing}.png"
     if picture.suffix.lower() != ".png":
         raise UserError("a comparison is a picture: name a .png", str(picture))
     check_writable(picture.parent)
@@ -180,8 +183,7 @@ def each(chosen: Sample, solver: str, steps: int, asked: Set[str]) -> Sample:
     """The settings of one row: what the recipe says of its own solver is not for the others."""
     changed: dict[str, Any] = {"solver": solver, "steps": steps}
     if solver != chosen.solver:
-        own: dict[str, Any] = {"options": {}, "grid": None, "grid_options": {}}
-        changed |= {key: value for key, value in own.items() if key not in asked}
+        changed |= {key: value for key, value in OF_ANOTHER_SOLVER.items() if key not in asked}
     return chosen.model_copy(update=changed)
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Job:
     classifier: str | None = None
 
 
+OF_ANOTHER_SOLVER: Mapping[str, Any] = MappingProxyType({"options": {}, "grid": None, "grid_options": {}})
+"""What a solver that the recipe does not name takes in the place of what the recipe says for its own."""
 OWN_STEPS = "{} chooses its own steps, whatever number is asked for: of the grid it takes the ends alone"
 
 

@@ -168,19 +168,19 @@ def prepare(
 def check_checkpoint(run: RunFolder, recipe: Recipe, state: dict[str, Any] | None) -> None:
     """A checkpoint is gone on with as it was trained: with its ledger, or without privacy.
 
+    A ledger without a checkpoint too is of a private training, which ended before its first one.
+
     Raises:
         UserError, CorruptError: as `prepare`.
     """
-    if state is None:
-        return
-    was_private = state.get("ledger") is not None
-    if was_private and recipe.privacy is None:
+    was_private = state is not None and state.get("ledger") is not None
+    if recipe.privacy is None and (was_private or run.ledger.is_file()):
         raise UserError(
             "the run was trained privately, and a step without privacy would void what its ledger states: bring "
             "the privacy: block back, or start a new run",
             str(run.path),
         )
-    if recipe.privacy is not None and not was_private:
+    if state is not None and recipe.privacy is not None and not was_private:
         raise UserError(
             "its checkpoint was trained without privacy and has no ledger: what it holds of the data cannot be "
             "accounted for any more; start a new run",

@@ -93,7 +93,7 @@ def test_the_recipe_form_keeps_its_order_and_fills_in_defaults() -> None:
         ({"apg": {"radius": 1.0, "radius_rms": 1.0}}, "apg: radius and radius_rms .* keep one"),
         ({"apg": {"momentum": -1.0}}, "apg.momentum: .*greater than -1"),
         ({"pag": {"layers": "mid"}}, "pag.layers: .*tuple"),
-        ({"cfg": {}, "apg": {}}, "cfg and apg all steer by the null label"),
+        ({"cfg": {}, "apg": {}}, "cfg and apg steer by the null label alike"),
     ],
 )
 def test_recipes_that_are_refused(rules: dict[str, dict[str, Any]], message: str) -> None:

@@ -196,7 +196,7 @@ def test_what_is_no_voxel_grid_is_refused(run: Path, clouds: Path, tmp_path: Pat
         (("--method", "interpolate", "--set", "solver=ddpm", "--set", "options={}"), "deterministic"),
         (("--method", "interpolate", "--classifier", "x"), "clouds of points"),
         (("--method", "diffuse-denoise", "--condition", "0,1"), "expected one class"),
-        (("--method", "diffuse-denoise", "--condition", "cat"), "classes are 0 to 1"),
+        (("--method", "diffuse-denoise", "--condition", "cat"), "--condition 'cat': the classes are 0 to 1"),
     ],
 )
 def test_bad_settings_end_in_one_clear_error(

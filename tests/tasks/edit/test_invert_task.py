@@ -172,3 +172,10 @@ def test_pictures_of_another_size_want_a_word(labelled: Path, tmp_path: Path, ca
     assert call(*fixed, "--resize").code == 0
     with Image.open(tmp_path / "o.png") as picture:
         assert picture.size == (10, 12)
+
+
+def test_a_run_without_a_head_cannot_encode_by_one(labelled: Path, call: Call) -> None:
+    done = call(
+        "edit", labelled, "digits", "--method", "ddim-inversion", "--set", "solver=genie", "-n", 1, *FEW
+    )
+    done.refused(2, "--set", "no head")

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from gentool.data import make_config, open_set, to_model
+from gentool.data.choice import shuffled
 from gentool.diffusion.purify import Purifier
 from gentool.errors import GentoolError
+from gentool.noise import mix
 from gentool.runs.samples import write_samples
 from gentool.tasks.model.load import load_run
 from gentool.tasks.purification import target as attack_target
@@ -212,9 +214,28 @@ def test_a_budget_that_allows_no_picture_is_an_error(words: Callable[..., list[s
     ],
 )
 def test_mistakes_are_refused(
-    attack: str, more: tuple[str, ...], said: tuple[str, ...], words: Callable[..., list[str]], call: Call
+    attack: str,
+    more: tuple[str, ...],
+    said: tuple[str, ...],
+    words: Callable[..., list[str]],
+    tmp_path: Path,
+    call: Call,
 ) -> None:
     call(*words(attack, *more)).refused(2, *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_picture_that_is_misread_anyway_is_no_sign_of_other_data(
+    vp: Path, classifier: Path, words: Callable[..., list[str]], call: Call
+) -> None:
+    target = open_target(vp, "digits", str(classifier), settings=Settings(steps=3))[1]
+    with torch.no_grad():
+        right = target.logits(2 * target.x - 1).argmax(1) == target.label
+    assert not right.all()
+    seed = next(s for s in range(1000) if not right[shuffled(len(right), mix(s, "pictures"))[0]])
+    done = call(*words("transfer", "-n", "1", "--seed", str(seed), "--json", eot=None))
+    assert done.code == 0, done.err
+    assert done.json["accuracy"]["none"]["clean"]["mean"]["value"] == 0
 
 
 def test_attack_options_without_an_attack(vp: Path, classifier: Path, call: Call) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ RECIPE = (
     "ema.decay=0.5",
 )
 CLIPPED = ("trainer.clip_norm=0.05", "trainer.accumulate=2", "model.network.dropout=0")
+PRIVATE = (
+    "privacy={noise_multiplier: 1.5, records: 40, physical_batch: 8}",
+    *(
+        "data.limit=40",
+        "model.precond={name: edm, sigma_data: 0.577}",
+        "model.network.channels=8",
+        "trainer.clip_norm=null",
+    ),
+)
 STOP_AT = 2
 """The step after which a signal is sent; the next is the last."""
 SENT = {
@@ -57,7 +67,7 @@ def run(folder: Path, strategy: str, *changes: str, **how: Any) -> None:
     train(name, [*settings, f"trainer.strategy={strategy}", *changes], run_dir=folder, **how)
 
 
-def stopped(folder: Path, strategy: str) -> None:
+def stopped(folder: Path, strategy: str, *changes: str) -> None:
     """The first process is told to stop after a step, as a scheduler would: both save and end."""
 
     def stop(step: int, total: int, row: dict[str, float]) -> None:
@@ -65,7 +75,7 @@ def stopped(folder: Path, strategy: str) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        run(folder, strategy, on_step=stop)
+        run(folder, strategy, *changes, on_step=stop)
     except PreemptedError:
         return
     raise AssertionError("not stopped")
@@ -124,6 +134,10 @@ def after_steps(do: Callable[[GenModule], None]) -> Iterator[None]:
         yield
 
 
+def digest(module: GenModule) -> str:
+    return sha256(b"".join(weight.detach().numpy().tobytes() for weight in module.parameters())).hexdigest()
+
+
 def spoil(module: GenModule) -> None:
     """A weight becomes infinite in the second process's shard alone."""
     shares = [local(weight.detach()) for weight in module.parameters()]
@@ -157,6 +171,10 @@ def main(rank: int, port: str, folder: Path) -> None:
     for strategy in ("ddp", "fsdp"):
         run(folder / f"clipped-{strategy}", strategy, *CLIPPED)
         run(folder / f"bf16-{strategy}", strategy, "trainer.precision=bf16-mixed", "ema=null")
+    found["private weights"] = []
+    with after_steps(lambda module: found["private weights"].append(digest(module))):
+        stopped(folder / "private", "ddp", *PRIVATE)
+        run(folder / "private", "ddp", *PRIVATE, resume="auto")
     with after_steps(spoil):
         try:
             run(folder / "spoiled", "fsdp")

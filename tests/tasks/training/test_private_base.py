@@ -111,6 +111,12 @@ def test_the_base_is_exported_along_and_its_ledger_too(run: Path, tmp_path: Path
         assert call("sample", source, "-n", 3, "--steps", 3, "-o", tmp_path / "s.npz", "-q").code == 0
         drawn.append(read_samples(tmp_path / "s.npz").array)
     np.testing.assert_array_equal(*drawn)
+    recipe, *changes = (*HEAD, "trainer.max_steps=1", f"base={run / 'base'}")
+    plain = train(recipe, changes, run_dir=tmp_path / "plain").run
+    assert call("export", plain, "-o", tmp_path / "of private", "--json").json["private"] is False
+    for part in ("", "base"):  # a guess at the private data could be checked against it
+        provenance = json.loads((tmp_path / "of private" / part / "provenance.json").read_text())
+        assert "data_fingerprint" not in provenance
     shutil.rmtree(tmp_path / "out" / "base")
     call("export", tmp_path / "out", "-o", tmp_path / "again").refused(4, "base")
     assert not (tmp_path / "again").exists()

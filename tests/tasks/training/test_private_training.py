@@ -191,6 +191,22 @@ def test_no_ledger_no_resume(whole: Path, tmp_path: Path, call: Call) -> None:
     call(*asked(run, "privacy=null")).refused(2, "void what its ledger states")
 
 
+def test_a_folder_with_a_ledger_trains_with_privacy_or_not_at_all(
+    whole: Path, tmp_path: Path, call: Call
+) -> None:
+    """Killed before its first checkpoint, a private run leaves a ledger that must not vouch for other steps."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("recipe.yaml", "ledger.jsonl"):
+        shutil.copyfile(whole / name, run / name)
+    asked = ("train", *TINY, "privacy=null", "--run-dir", run, "--resume", "auto", "--allow-change")
+    call(*asked).refused(2, "void what its ledger states")
+    assert not (run / "model.safetensors").exists()
+    plain = train(TINY[0], (*TINY[1:], "privacy=null", "trainer.max_steps=1"), run_dir=tmp_path / "plain").run
+    shutil.copyfile(whole / "ledger.jsonl", plain / "ledger.jsonl")
+    call("export", plain, "-o", tmp_path / "out").refused(4, "ledger.jsonl", "not of this run")
+
+
 def test_a_public_checkpoint_is_not_gone_on_with_privately(tmp_path: Path, call: Call) -> None:
     run = tmp_path / "run"
     train(TINY[0], (*TINY[1:], "privacy=null", "trainer.max_steps=4"), run_dir=run)
@@ -268,6 +284,14 @@ def test_a_run_says_when_it_protects_nobody(tmp_path: Path, call: Call) -> None:
         assert ended.code == 0, ended.err
         assert "epsilon" not in ended.json
         assert "NOT PRIVATE" in (tmp_path / name / "README.md").read_text()
+
+
+def test_figures_of_a_private_run_are_said_to_be_uncovered(whole: Path, tmp_path: Path, call: Call) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    ended = call("evaluate", run, "-n", 12, "--metric", "fid", "--features", "pixels")
+    assert ended.code == 0, ended.err
+    assert "no epsilon covers them" in ended.err
+    assert "fid" not in (run / "README.md").read_text()
 
 
 def test_a_debugged_run_repeats_and_a_private_one_does_not(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from gentool.privacy.ledger import Ledger
+from gentool.privacy.mechanisms import Phase, SampledGaussian
 from gentool.runs import checkpoints
 from gentool.runs.weights import load_weights
 from gentool.tasks.sample import sample
@@ -50,6 +52,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _, said = process.communicate(timeout=280)
         assert process.returncode == 0, said
     return folder
+
+
+def test_two_processes_train_privately_with_one_ledger_and_the_same_weights(runs: Path) -> None:
+    """Not by ddp, which averages nothing here: each process takes the step that both came to, after a stop too."""
+    told = [json.loads((runs / f"{rank}.json").read_text())["private weights"] for rank in range(2)]
+    assert told[0] == told[1]
+    assert len(set(told[0])) == 4
+    ledger = Ledger.open(runs / "private" / "ledger.jsonl")
+    assert ledger.phases() == (Phase(SampledGaussian(1.5, 8 / 40), 4),)
+    assert ledger.unsettled == 0
+    assert len(ledger.plans) == 1
 
 
 def state_of(run: Path) -> dict[str, Any]:

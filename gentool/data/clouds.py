@@ -62,6 +62,8 @@ class Shapes(ABC):
 
     surface: ClassVar[bool] = False
     """Whether points are drawn from a surface, as many as are asked for, instead of chosen among stored ones."""
+    phrases: ClassVar[tuple[str, ...]] = ()
+    """What `sentence` is made of; empty where shapes are not described."""
 
     where: str
     names: list[str]
@@ -84,6 +86,10 @@ class Shapes(ABC):
         Raises:
             CorruptError: the normals cannot be read, or do not fit the points.
         """
+        raise NotImplementedError
+
+    def sentence(self, i: int) -> str:
+        """What is to be said of shape i, where there are `phrases`."""
         raise NotImplementedError
 
     @abstractmethod
@@ -191,7 +197,7 @@ class CloudSource(Source):
         names = shapes.class_names
         self.normals = config.normals
         width = 6 if config.normals else 3
-        spec = DataSpec("points", (config.points, width), len(names), names, self.frame)
+        spec = DataSpec("points", (config.points, width), len(names), names, self.frame, shapes.phrases)
         labels = np.repeat(shapes.labels, self.views)
         super().__init__(shapes.where, spec, labels, self.notes, shapes.skipped)
 
@@ -226,6 +232,9 @@ class CloudSource(Source):
             slot[:, :3] = (cloud - np.array(self.frame.centre)) / self.frame.scale
             slot[:, 3:] = drawn[:, 3:]
         return out
+
+    def sentence(self, row: int) -> str:
+        return self.shapes.sentence(row // self.views)
 
     def digest(self) -> str:
         total = hashlib.sha256(repr(self.frame).encode())

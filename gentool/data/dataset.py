@@ -91,6 +91,11 @@ class DataSet(Dataset[tuple[Tensor, int]]):
         """What cannot be read and was left out of the files that this split was chosen from."""
         return self.source.skipped
 
+    @cached_property
+    def sentences(self) -> list[str]:
+        """What is to be said of each example, made of `spec.phrases`; empty where examples are not described."""
+        return [self.source.sentence(int(row)) for row in self.rows] if self.spec.phrases else []
+
     def load(self) -> None:
         """Decodes the split into memory where it fits; called by the first read.
 

@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from gentool.data.clouds import Shapes, random_of
+from gentool.data.sentences import sentence
+from gentool.data.sets.shapes import PHRASES
 from gentool.data.solids import Solid, beam, box, frustum, mirrored
 
 POOL = 512
@@ -16,10 +18,15 @@ POOL = 512
 
 
 class Dice:
-    """Uniform draws, as the ranges below are written."""
+    """Uniform draws, as the ranges below are written.
+
+    Attributes:
+        attributes: what came of the draws that have a name, for the shape's sentence.
+    """
 
     def __init__(self, random: np.random.Generator) -> None:
         self.random = random
+        self.attributes: dict[str, str] = {}
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * float(self.random.random())
@@ -47,6 +54,7 @@ def chair(dice: Dice) -> Parts:
     wide, deep = dice.between(0.4, 0.6), dice.between(0.4, 0.6)
     high, thick = dice.between(0.35, 0.55), dice.between(0.03, 0.09)
     disc = dice.chance(0.3)
+    dice.attributes["seat"] = "round" if disc else "rectangular"
     if disc:
         parts = [frustum((0, high - thick, 0), (0, high, 0), wide / 2, wide / 2, 24)]
         deep = wide
@@ -55,15 +63,19 @@ def chair(dice: Dice) -> Parts:
     # Legs stand within a round seat.
     parts += _chair_legs(dice, wide * (0.68 if disc else 1), deep * (0.68 if disc else 1), high - thick / 2)
     back = dice.kind(none=0.12, solid=0.4, slats=0.28, bars=0.2)
+    said = {"none": "no", "solid": "solid", "slats": "slatted", "bars": "barred"}
+    dice.attributes |= {"back": said[back], "arms": "no"}
     if back != "none":
         parts += _chair_back(dice, back, wide * (0.7 if disc else 1), deep * (0.9 if disc else 1), high)
         if dice.chance(0.35):
+            dice.attributes["arms"] = "two"
             parts += _arms(dice, wide, deep, high)
     return parts
 
 
 def _chair_legs(dice: Dice, wide: float, deep: float, top: float) -> Parts:
     kind = dice.kind(four=0.6, pedestal=0.25, sled=0.15)
+    dice.attributes |= {"legs": kind, "stretchers": "no"}
     radius = dice.between(0.014, 0.03)
     if kind == "four":
         return _four_legs(dice, wide, deep, top, radius, radius * dice.between(0.5, 1), 0.3, 0.15)
@@ -95,6 +107,7 @@ def _four_legs(
         for sz in (-1, 1)
     ]
     if dice.chance(crossed):
+        dice.attributes["stretchers"] = "three"
         share = dice.between(0.2, 0.5)
         low, at = top * share, out * (1 - share)
         thin = 0.8 * radius
@@ -142,17 +155,20 @@ def table(dice: Dice) -> Parts:
     """Top and legs."""
     wide, deep = dice.between(0.6, 1.2), dice.between(0.4, 0.8)
     high, thick = dice.between(0.35, 0.8), dice.between(0.02, 0.08)
-    if dice.chance(0.35):
+    disc = dice.chance(0.35)
+    if disc:
         radius = (wide + deep) / 4
         parts = [frustum((0, high - thick, 0), (0, high, 0), radius, radius, 32)]
         wide = deep = 1.4 * radius
     else:
         parts = [box((0, high - thick / 2, 0), (wide, thick, deep))]
     top, kind = high - thick / 2, dice.kind(four=0.55, pedestal=0.25, trestle=0.2)
+    dice.attributes |= {"top": "round" if disc else "rectangular", "legs": kind, "shelf": "no"}
     if kind == "four":
         inset, radius = dice.between(0.75, 1), dice.between(0.015, 0.045)
         parts += _four_legs(dice, inset * wide, inset * deep, top, radius, radius, 0, 0.1)
         if dice.chance(0.3):
+            dice.attributes["shelf"] = "one"
             parts.append(
                 box((0, top * dice.between(0.2, 0.5), 0), (0.9 * inset * wide, 0.03, 0.9 * inset * deep))
             )
@@ -182,7 +198,8 @@ def airplane(dice: Dice) -> Parts:
         frustum((rear, 0, 0), (-0.5, 0.5 * radius, 0), radius, 0.2 * radius),
     ]
     span, chord = dice.between(0.35, 0.6), dice.between(0.14, 0.3)
-    height = {"low": -0.6, "mid": 0.0, "high": 0.7}[dice.kind(low=0.45, mid=0.3, high=0.25)] * radius
+    place = dice.kind(low=0.45, mid=0.3, high=0.25)
+    height = {"low": -0.6, "mid": 0.0, "high": 0.7}[place] * radius
     at, sweep, rise = dice.between(-0.05, 0.15), dice.between(-0.05, 0.5), dice.between(-0.03, 0.15)
     wing = _wing((at, height, 0), span, chord, dice.between(0.2, 0.8), sweep, rise)
     parts += [wing, mirrored(wing, 2)]
@@ -196,9 +213,10 @@ def airplane(dice: Dice) -> Parts:
     base = (root[0] - 0.5 * fin, root[1] + 0.97 * fin, 0.0) if raised else root
     plane = _wing(base, dice.between(0.1, 0.22), small, 0.6, 0.3, 0)
     parts += [plane, mirrored(plane, 2)]
-    engines = int(dice.kind(**{"0": 0.25, "2": 0.5, "4": 0.25}))
+    engines = dice.kind(no=0.25, two=0.5, four=0.25)
+    dice.attributes |= {"wings": place, "tailplane": "high" if raised else "low", "engines": engines}
     size, length = dice.between(0.022, 0.04), dice.between(0.08, 0.14)
-    for share in (0.35, 0.65)[: engines // 2]:
+    for share in (0.35, 0.65)[: ("no", "two", "four").index(engines)]:
         x, y, z = at - sweep * share * span + chord / 4, height + rise * share * span - size, share * span
         engine = frustum((x - length / 2, y, z), (x + length / 2, y, z), 0.8 * size, size)
         parts += [engine, mirrored(engine, 2)]
@@ -227,6 +245,7 @@ class MadeShapes(Shapes):
     """Shape i of a split is the same for ever, and no split has one of another's."""
 
     surface: ClassVar[bool] = True
+    phrases: ClassVar[tuple[str, ...]] = PHRASES
 
     split: str = "train"
     solids: dict[int, Solid] = field(default_factory=dict)
@@ -242,8 +261,15 @@ class MadeShapes(Shapes):
     def solid(self, i: int) -> Solid:
         """Shape i, made when it is first asked for."""
         if i not in self.solids:
-            self.solids[i] = Solid.of(KINDS[self.class_names[self.labels[i]]](Dice(random_of(self.names[i]))))
+            self.solids[i] = Solid.of(self._made(i)[0])
         return self.solids[i]
+
+    def sentence(self, i: int) -> str:
+        return sentence(self.class_names[self.labels[i]], self._made(i)[1].attributes)
+
+    def _made(self, i: int) -> tuple[Parts, Dice]:
+        dice = Dice(random_of(self.names[i]))
+        return KINDS[self.class_names[self.labels[i]]](dice), dice
 
     def pool(self, i: int) -> np.ndarray:
         return self.solid(i).draw(POOL, random_of(self.names[i], "pool"))

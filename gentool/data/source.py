@@ -41,6 +41,10 @@ class Source(ABC):
             CorruptError: a row cannot be read; names the file or row.
         """
 
+    def sentence(self, row: int) -> str:
+        """What is to be said of a row, made of `spec.phrases`; asked for only where there are some."""
+        raise NotImplementedError
+
     @abstractmethod
     def digest(self) -> str:
         """sha256 over the content; the same on every machine, wherever the files lie."""

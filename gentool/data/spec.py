@@ -50,6 +50,7 @@ class DataSpec:
         classes: how many classes; 0 where there are no labels.
         class_names: a name a class.
         frame: of clouds, how they were normalised; None where that is unknown, as without the files.
+        phrases: what sentences about examples are made of; empty where examples are not described.
     """
 
     kind: Kind
@@ -58,12 +59,14 @@ class DataSpec:
     class_names: tuple[str, ...]
     # What the files' statistics are is no part of what a model's shapes must agree with.
     frame: Frame | None = field(default=None, compare=False)
+    phrases: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> DataSpec:
         """From the JSON that a run keeps; raises KeyError, TypeError or ValueError where it is damaged."""
         names, frame = tuple(stored["class_names"]), Frame.read(stored.get("frame"))
-        return cls(stored["kind"], tuple(stored["shape"]), stored["classes"], names, frame)
+        phrases = tuple(stored.get("phrases", ()))
+        return cls(stored["kind"], tuple(stored["shape"]), stored["classes"], names, frame, phrases)
 
 
 @dataclass(frozen=True)

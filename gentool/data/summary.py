@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gentool.data.dataset import BLOCK, DataSet
 from gentool.data.pixels import to_model
+from gentool.data.sentences import phrases
 from gentool.data.spec import DataSpec
 
 
@@ -22,6 +24,8 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
         deviation of all numbers about their mean), `fingerprint`, `conversions`, `skipped` (what was
         left out as unreadable), `bytes`. Of clouds also `frame` (how they were normalised) and `box` (the smallest,
         median and largest sides of their boxes along each axis: another axis up, or another scale, shows there).
+        Where examples are described, `phrases` ({phrase: how many examples' sentences have it}) and `sentence`, the
+        first example's.
     """
     spec = dataset.spec
     width = spec.shape[0] if spec.kind == "image" else spec.shape[-1]
@@ -56,6 +60,10 @@ def summarise(dataset: DataSet) -> dict[str, Any]:
         "skipped": {fault.where: fault.message for fault in dataset.skipped},
         "bytes": dataset.nbytes,
     }
+    if spec.phrases:
+        said = Counter(p for text in dataset.sentences for p in phrases(text, spec.phrases, "sentences"))
+        found["phrases"] = {phrase: said[phrase] for phrase in spec.phrases if said[phrase]}
+        found["sentence"] = dataset.sentences[0]
     return found | _clouds(spec, torch.cat(sides)) if sides else found
 
 

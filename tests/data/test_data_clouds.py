@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from gentool import data
 from gentool.cli.data import app
-from gentool.data.clouds import FEW
+from gentool.data.clouds import FEW, random_of
 from gentool.data.made_shapes import KINDS, Dice, MadeShapes
+from gentool.data.sentences import phrases
 from gentool.data.sets.meshes import part_of
+from gentool.data.sets.shapes import PHRASES
 from gentool.data.solids import DEPTH, Solid, box, frustum
 from gentool.errors import CorruptError, UserError
 from gentool.metrics.clouds import chamfer_pairs
@@ -292,6 +294,47 @@ def test_made_shapes_are_the_same_for_ever_and_splits_share_none() -> None:
     golden = few.draw(1, 2, None)
     assert golden.shape == (2, 3)
     assert golden.dtype == np.float32
+
+
+def test_sentences_say_what_the_shapes_were_made_with() -> None:
+    """Engines and legs are counted in the parts, arms in the mirrored boxes; every phrase occurs."""
+    found, said = MadeShapes.of(60, "train"), set()
+    for i in range(len(found)):
+        kind = found.class_names[found.labels[i]]
+        text = found.sentence(i)
+        assert text == MadeShapes.of(60, "train").sentence(i)
+        parts, told = KINDS[kind](Dice(random_of(found.names[i]))), phrases(text, PHRASES, "here")
+        said.update(told)
+        assert told[0] == kind
+        if kind == "airplane":  # beside them: fuselage of 3, wings of 2, fin, tailplane of 2
+            engines = {8: "no engines", 10: "two engines", 12: "four engines"}
+            assert engines[len(parts)] in told
+        if kind == "chair":  # what lies above the seat, at the front, is an arm
+            front = [part for part in parts if part[:, 1].min() > 0.3 and np.abs(part[:, 0]).max() > 0.1]
+            armed = sum(np.ptp(part[:, 2]) > 0.25 and np.ptp(part[:, 0]) < 0.06 for part in front)
+            assert (armed >= 2) == ("two arms" in told), text
+    assert said == set(PHRASES)
+
+
+def test_sentences_follow_the_chosen_rows_and_are_counted_by_inspect() -> None:
+    found = opened("shapes", points=16, count=4, views=2, classes=["table"], limit=5)
+    again = MadeShapes.of(4, "train")
+    assert found.sentences == [again.sentence(int(row) // 2) for row in found.rows]
+    assert all(text.startswith("table with ") for text in found.sentences)
+    words = ["shapes", "points=16", "count=4", "classes=[table]", "--json"]
+    told = json.loads(CliRunner().invoke(app, ["inspect", *words]).stdout)
+    assert told["phrases"]["table"] == 4
+    assert told["phrases"].get("round top", 0) + told["phrases"].get("rectangular top", 0) == 4
+    assert told["sentence"].startswith("table with ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a chair with four leg", "did you mean four legs"), (" , ", "says nothing")]
+)
+def test_phrases_that_nobody_says(text: str, said: str) -> None:
+    assert phrases("A chair with Four  Legs, and no back", PHRASES, "x") == ["chair", "four legs", "no back"]
+    with pytest.raises(UserError, match=said):
+        phrases(text, PHRASES, "sample.text")
 
 
 def test_every_kind_stands_up_in_all_its_forms() -> None:

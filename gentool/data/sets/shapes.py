@@ -34,3 +34,17 @@ class ShapesConfig(CloudConfig):
 
 CLASSES = ("airplane", "chair", "table")
 """In the order of their labels."""
+PHRASES = (
+    *CLASSES,
+    *("low wings", "mid wings", "high wings"),
+    *("low tailplane", "high tailplane"),
+    *("no engines", "two engines", "four engines"),
+    *("rectangular seat", "round seat"),
+    *("four legs", "pedestal legs", "sled legs", "trestle legs"),
+    *("no stretchers", "three stretchers"),
+    *("no back", "solid back", "slatted back", "barred back"),
+    *("no arms", "two arms"),
+    *("rectangular top", "round top"),
+    *("no shelf", "one shelf"),
+)
+"""What sentences about the shapes are made of."""

@@ -174,6 +174,10 @@ def edit(
     frames: Annotated[
         int | None, _option(metavar="N", help="interpolate: shapes from end to end (8).")
     ] = None,
+    freeze: Annotated[
+        str | None,
+        _option(metavar="NAME", help="interpolate: the latent that stays as at the start: global or points."),
+    ] = None,
     tau: Annotated[
         str | None,
         _option(
@@ -204,9 +208,10 @@ def edit(
     through the whole sampler. ddpm-inversion takes a real picture apart into the noise of an ancestral sampler, and
     draws it again under another label or guidance; ddim-inversion does so with the deterministic one. lace leads the
     latents of a generator to a formula over attributes that classifiers of the latents know. editgan changes a
-    picture by repainting its label map.
+    picture by repainting its label map. interpolate and diffuse-denoise make shapes between two clouds of points, and
+    variations of one.
 
-    Beside OUT lies a panel, before above after. An option that a method does not read is refused.
+    Beside OUT lies, of pictures, a panel, before above after. An option that a method does not read is refused.
     """
     given = {key: value for key, value in ctx.params.items() if value not in (None, [], ())}
     if method is None:

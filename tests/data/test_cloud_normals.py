@@ -80,7 +80,7 @@ def test_normals_that_do_not_fit_name_their_file(tmp_path: Path, broken: dict[st
     found = opened("shapenet-vol", **balls(tmp_path, **broken))  # type: ignore[arg-type]
     with pytest.raises(CorruptError, match=said) as raised:
         found.take([0])
-    assert raised.value.where.endswith("pointcloud.npz")
+    assert str(raised.value.where).endswith("pointcloud.npz")
 
 
 def test_modelnets_normals_are_read_where_they_are_there(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def _clouds(given: Given) -> None:
     quiet = given["quiet"]
     if given["classifier"] is not None:
         raise UserError("classifiers read pictures, and these are clouds of points", "--classifier")
-    chosen = {key: given[key] for key in ("frames", "variants") if given[key] is not None}
+    chosen = {key: given[key] for key in ("frames", "freeze", "variants") if given[key] is not None}
     if given["tau"] is not None:
         chosen["tau"] = _levels(given["tau"])
     with progress("editing", "cloud", quiet) as report:
@@ -47,7 +47,7 @@ def _levels(text: str) -> tuple[int, int]:
 INTERPOLATE = Method(
     "shapes (lion) from one cloud to another",
     _clouds,
-    frozenset({"frames", "condition", "change"}),
+    frozenset({"frames", "freeze", "condition", "change"}),
     source=None,
 )
 DIFFUSE_DENOISE = Method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from gentool.recipes.schema import Sample
 from gentool.training.sampling import SampleRequest
 
 LEVELS = 1000
+Level = Literal["global", "points"]
 
 
 class Edited(NamedTuple):
@@ -68,23 +69,33 @@ class Editor:
         of_points, more = to_noise(priors.points, points, beside(style, condition), settings)
         return of_style, of_points, calls + more
 
-    def between(self, ends: tuple[Tensor, Tensor], frames: int, settings: Sample, seed: int) -> Edited:
-        """Shapes from one to another, (frames, N, 3): their noises e_0 and e_1 (2, ...) of both latents, mixed.
+    def between(
+        self,
+        ends: tuple[Tensor, Tensor],
+        shares: Tensor,
+        settings: Sample,
+        seed: int,
+        frozen: Level | None = None,
+    ) -> Edited:
+        """Shapes on the way from one to another, (B, N, 3): their noises e_0 and e_1 (2, ...) of both latents, mixed.
 
-        The share p of the second goes evenly from 0 to 1, and sqrt(1 - p) e_0 + sqrt(p) e_1 has unit variance at each.
-        The global latent is drawn first, the points given the new one.
+        With the share p of the second, sqrt(1 - p) e_0 + sqrt(p) e_1 has unit variance. The global latent is drawn
+        first, the points given the new one.
+
+        Args:
+            shares: (B,) the shares p, from 0 to 1.
+            frozen: the latent whose noise stays e_0.
         """
-        styles, points = ends
-        p = torch.linspace(0, 1, frames, dtype=styles.dtype, device=styles.device)
-        mixed = [
-            (1 - p).sqrt().view(-1, *[1] * (e.dim() - 1)) * e[:1]
-            + p.sqrt().view(-1, *[1] * (e.dim() - 1)) * e[1:]
-            for e in (styles, points)
-        ]
-        request = SampleRequest(seed, range(frames), None, settings, device=styles.device)
-        condition = self.condition(frames)
-        style = self.generation.style(replace(request, start=mixed[0]), condition)
-        cloud = self.generation.points(replace(request, start=mixed[1]), style.x, condition)
+
+        def mixed(e: Tensor, still: bool) -> Tensor:
+            p = (torch.zeros_like(shares) if still else shares).to(e).view(-1, *[1] * (e.dim() - 1))
+            return (1 - p).sqrt() * e[:1] + p.sqrt() * e[1:]
+
+        styles, points = mixed(ends[0], frozen == "global"), mixed(ends[1], frozen == "points")
+        request = SampleRequest(seed, range(len(shares)), None, settings, device=styles.device)
+        condition = self.condition(len(shares))
+        style = self.generation.style(replace(request, start=styles), condition)
+        cloud = self.generation.points(replace(request, start=points), style.x, condition)
         return Edited(self.decode(style.x, cloud.x), style.nfe + cloud.nfe)
 
     def varied(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from gentool.data.config import SETS, DataConfig
 from gentool.errors import CorruptError, UserError
 from gentool.families.lion.config import VoxelInput
 from gentool.families.lion.degrade import drawn_points
-from gentool.families.lion.editing import LEVELS, Editor
+from gentool.families.lion.editing import LEVELS, Editor, Level
 from gentool.families.lion.module import LionModule
 from gentool.noise import Noise, mix
 from gentool.points.distances import chamfer
@@ -68,6 +68,7 @@ def edit_clouds(
     source: str | None = None,
     *,
     frames: int = 8,
+    freeze: Level | None = None,
     tau: tuple[int, int] = (200, 200),
     variants: int = 7,
     count: int | None = None,
@@ -86,8 +87,10 @@ def edit_clouds(
 
     Args:
         source: a samples file of clouds, a data set, or a voxel grid (.npy) for a run that was fine-tuned for them.
+        freeze: `interpolate` leaves this latent's noise as that of the first cloud.
         tau: levels of 1000 up to which the global latent and the points are noised; 0 keeps one.
-        count: the first so many clouds of INPUT, or so many samples.
+        count: `diffuse-denoise` takes the first so many clouds of INPUT, or so many samples.
+        batch_size: clouds at once.
         label: a class that the priors are told; None tells them nothing.
         changes: `KEY=VALUE` of the recipe's `sample:` block.
 
@@ -101,7 +104,7 @@ def edit_clouds(
     run, resolved, module = load_run(path, asked)
     if not isinstance(module, LionModule):
         raise UserError(f"{method} is for clouds of points and the family lion, not {resolved.recipe.family}")
-    check(method, frames, tau, variants)
+    check(method, frames, tau, variants, freeze, count)
     module.to(device)
     settings, seed = resolved.recipe.sample, resolved.recipe.seed if seed is None else seed
     out = out or run.samples / f"{method}-{Path(source or 'samples').stem}-seed{seed}.h5"
@@ -119,8 +122,8 @@ def edit_clouds(
         how: dict[str, Any] = {"method": method, "seed": seed, "input": source, "label": label}
         how |= {"solver": settings.solver, "steps": settings.steps}
         if method == "interpolate":
-            made, nfe, ends = interpolated(editor, module, x, frames, settings, seed)
-            how |= {"frames": frames, "ends": ends}
+            made, nfe, ends = interpolated(editor, module, x, frames, freeze, settings, seed, batch_size)
+            how |= {"frames": frames, "freeze": freeze, "ends": ends}
         else:
             if x is None:
                 x = samples_of(module, editor, settings, seed, count or batch_size)
@@ -135,7 +138,14 @@ def edit_clouds(
     return CloudEdit(out, len(made), how, nfe, time.perf_counter() - started)
 
 
-def check(method: Method, frames: int, tau: tuple[int, int], variants: int) -> None:
+def check(
+    method: Method,
+    frames: int,
+    tau: tuple[int, int],
+    variants: int,
+    freeze: str | None = None,
+    count: int | None = None,
+) -> None:
     """Refuses settings that mean nothing.
 
     Raises:
@@ -143,6 +153,12 @@ def check(method: Method, frames: int, tau: tuple[int, int], variants: int) -> N
     """
     if method == "interpolate" and frames < 2:
         raise UserError(f"expected at least 2 frames, the two ends, not {frames}", "--frames")
+    if method == "interpolate" and count is not None:
+        raise UserError(
+            "interpolation is between two shapes, the first two of INPUT or of the seed", "--sample"
+        )
+    if freeze is not None and freeze not in get_args(Level):
+        raise UserError(f"expected {' or '.join(get_args(Level))}, not {freeze!r}", "--freeze")
     if variants < 1:
         raise UserError(f"expected at least 1, not {variants}", "--variants")
     if any(t and not LEAST_LEVEL <= t <= LEVELS for t in tau):
@@ -150,13 +166,20 @@ def check(method: Method, frames: int, tau: tuple[int, int], variants: int) -> N
 
 
 def interpolated(
-    editor: Editor, module: LionModule, x: Tensor | None, frames: int, settings: Sample, seed: int
+    editor: Editor,
+    module: LionModule,
+    x: Tensor | None,
+    frames: int,
+    freeze: Level | None,
+    settings: Sample,
+    seed: int,
+    batch_size: int,
 ) -> tuple[np.ndarray, float, list[float] | None]:
     """From the first cloud to the second (of x, else of two samples).
 
     Returns:
         Clouds (frames, N, 3), network calls a frame, and the Chamfer distances of the ends from the reconstructions of
-        the two clouds: what the flow lost on its way there and back.
+        the two clouds: what the flow lost on its way there and back, or left out where a latent is frozen.
     """
     if x is not None:
         if len(x) < 2:
@@ -166,9 +189,13 @@ def interpolated(
         shape, there = editor.generation.points_traits.shape, 0.0
         style = Noise(seed, range(2), (module.recipe.model.style,), module.device).normal("prior")
         points = Noise(mix(seed, "points"), range(2), shape, module.device).normal("prior")
-    made = editor.between((style, points), frames, settings, seed)
-    ends = None if x is None else chamfer(made.x[[0, -1]], editor.reconstruct(x[:2])).tolist()
-    return made.x.cpu().numpy(), made.nfe + 2 * there / frames, ends
+    shares = torch.linspace(0, 1, frames, device=style.device)
+    parts = [
+        editor.between((style, points), some, settings, seed, freeze) for some in shares.split(batch_size)
+    ]
+    made = torch.cat([part.x for part in parts])
+    ends = None if x is None else chamfer(made[[0, -1]], editor.reconstruct(x[:2])).tolist()
+    return made.cpu().numpy(), parts[0].nfe + 2 * there / frames, ends
 
 
 def variations(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gentool.families.lion.editing import Editor
+from gentool.families.lion.editing import Editor, Level
+from gentool.families.lion.generation import Generation
 from gentool.families.lion.module import LionModule
 from gentool.families.lion.priors import Mixed
 from gentool.points.distances import chamfer
@@ -17,6 +19,7 @@ from gentool.recipes.schema import Sample
 from gentool.runs.samples import read_samples
 from gentool.tasks.model.load import load_run
 from gentool.tasks.train import train
+from gentool.training.sampling import Drawn, SampleRequest
 from tests.families.lion_runs import recipe, spheres
 from tests.tasks.runs import Call
 
@@ -55,7 +58,7 @@ def test_the_ends_of_an_interpolation_are_the_shapes_themselves(clouds: Path, tm
         for steps in (25, 50):
             way = Sample(solver="edm", steps=steps, grid="log-snr")
             style, points, _ = editor.noise(x, way)
-            made = editor.between((style.float(), points.float()), 5, way, 0).x
+            made = editor.between((style.float(), points.float()), torch.linspace(0, 1, 5), way, 0).x
             errors.append(float((made[[0, 4]] - plain).abs().max()))
             assert (made[2] - made[0]).abs().max() > 0.1
     assert errors[1] < errors[0] / 2
@@ -78,10 +81,44 @@ def test_an_interpolation_says_how_far_its_ends_are_off(
     assert document["ends"] == pytest.approx(off.tolist(), rel=1e-3)
 
 
-def test_mixed_noise_has_unit_variance() -> None:
-    """sqrt(1 - p) a + sqrt(p) b: a straight mix would have half of it in the middle."""
-    p = torch.linspace(0, 1, 9)
-    assert torch.allclose((1 - p).sqrt().square() + p.sqrt().square(), torch.ones(9))
+@pytest.mark.parametrize("frozen", [None, "global", "points"])
+def test_mixed_noise_has_unit_variance_and_a_frozen_latent_keeps_its_own(
+    frozen: Level | None, run: Path, clouds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the flow starts from; a straight mix would have half of the variance in the middle."""
+    editor, _ = editor_of(run, clouds)
+    editor.generation = Generation(editor.model.priors, editor.config, 3000)
+    starts: dict[str, Any] = {}
+
+    def kept(what: str, to: Any) -> Any:
+        def draw(request: SampleRequest, *told: Any) -> Drawn:
+            starts[what] = request.start
+            return to(request, *told)
+
+        return draw
+
+    for what in ("style", "points"):
+        monkeypatch.setattr(editor.generation, what, kept(what, getattr(editor.generation, what)))
+    settings = load_run(run, ["sample.steps=1"])[1].recipe.sample
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randn(2, 8, generator=generator), torch.randn(2, 4, 3000, generator=generator)
+    with torch.no_grad():
+        editor.between(ends, torch.tensor([0.0, 0.5, 1.0]), settings, 0, frozen)
+    assert starts["points"].square().mean((1, 2)).sub(1).abs().max() < 0.05
+    for what, level, noise in zip(("style", "points"), ("global", "points"), ends):
+        assert torch.equal(starts[what][0], noise[0])
+        assert torch.equal(starts[what][2], noise[0 if frozen == level else 1])
+
+
+def test_the_batch_changes_no_frame(run: Path, clouds: Path, tmp_path: Path, call: Call) -> None:
+    found = []
+    for size in (16, 2):
+        out = tmp_path / f"{size}.h5"
+        chosen = ("--frames", 3, "--set", "steps=3", "--batch-size", size)
+        done = call("edit", run, clouds, "--method", "interpolate", *chosen, "-o", out)
+        assert done.code == 0, done.err
+        found.append(read_samples(out).array)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
 
 
 def test_samples_are_interpolated_between_their_noises(run: Path, tmp_path: Path, call: Call) -> None:
@@ -193,6 +230,8 @@ def test_what_is_no_voxel_grid_is_refused(run: Path, clouds: Path, tmp_path: Pat
         (("--method", "diffuse-denoise", "--tau", "much"), "expected a level"),
         (("--method", "diffuse-denoise", "--variants", "0"), "at least 1"),
         (("--method", "diffuse-denoise", "--frames", "3"), "does not read it"),
+        (("--method", "interpolate", "--sample", "3"), "between two shapes"),
+        (("--method", "interpolate", "--freeze", "both"), "expected global or points"),
         (("--method", "interpolate", "--set", "solver=ddpm", "--set", "options={}"), "deterministic"),
         (("--method", "interpolate", "--classifier", "x"), "clouds of points"),
         (("--method", "diffuse-denoise", "--condition", "0,1"), "expected one class"),

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from gentool.data import Batch
 from gentool.errors import GentoolError
 from gentool.training.metricslog import MetricsLog
 from gentool.training.module import GenModule
@@ -22,6 +23,10 @@ from gentool.training.signals import StopFlag
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """(step, max_steps, newest metrics): progress, called after every step on rank 0."""
+
+
+NAMED = 16
+"""Examples of a batch that an error names."""
 
 
 class NonFiniteError(GentoolError):
@@ -45,6 +50,7 @@ class StepEnd(Callback):
         self.last_step = last_step
         self.log_rows, self.save, self.stop, self.on_step, self.restore = log, save, stop, on_step, restore
         self._losses: list[Tensor] = []
+        self._examples: list[Tensor] = []
         self._sum, self._seen = 0.0, 0
         self._metrics: dict[str, float] = {}
         self._clock = time.perf_counter()
@@ -68,6 +74,9 @@ class StepEnd(Callback):
         config = module.recipe.trainer
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._losses.append(loss.detach())
+        # which records a private step took is its secret
+        named = isinstance(batch, Batch) and module.recipe.privacy is None
+        self._examples.append(batch.index if named else torch.empty(0))
         if (batch_idx + 1) % config.accumulate:
             return
         module.end_step(module.images_per_step)
@@ -92,8 +101,8 @@ class StepEnd(Callback):
             trainer.should_stop = True
 
     def _check_losses(self, trainer: Trainer, module: GenModule) -> None:
-        losses = torch.stack(self._losses).float()
-        self._losses.clear()
+        losses, examples = torch.stack(self._losses).float(), self._examples
+        self._losses, self._examples = [], []
         if trainer.world_size > 1:  # the global batch's losses, so that every rank judges alike
             losses = cast(Tensor, trainer.strategy.reduce(losses, reduce_op="mean"))
         self._sum += float(losses.sum())
@@ -105,7 +114,7 @@ class StepEnd(Callback):
         micro = module.step * accumulate - len(losses) + bad
         raise NonFiniteError(
             f"the loss became {float(losses[bad])} in step {micro // accumulate + 1} "
-            f"(training batch {micro}, learning rate {self._lr:g}); {self._advice(module)}"
+            f"(training batch {micro}{_listed(examples[bad])}, learning rate {self._lr:g}); {self._advice(module)}"
         )
 
     def _check_weights(self, trainer: Trainer, module: GenModule) -> None:
@@ -149,3 +158,12 @@ class StepEnd(Callback):
 
     def load_state(self, state: dict[str, float]) -> None:
         self._sum, self._seen = float(state["sum"]), int(state["seen"])
+
+
+def _listed(examples: Tensor) -> str:
+    """For people: the rows (B,) of a batch in the training split, the first few."""
+    rows = examples.tolist()
+    if not rows:
+        return ""
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return f" of the examples {', '.join(map(str, rows[:NAMED]))}{more}"

@@ -28,7 +28,7 @@ GPU = replace(
     QUICK,
     generator=("stylegan2/mnist32-small", ("trainer.max_steps=15000",)),
     reader=("classifier/mnist-small", ()),
-    lace=("lace/mnist32-small", ("model.latents=50000", "trainer.max_steps=6000")),
+    lace=("lace/mnist32-small", ("model.latents=50000",)),
     count=200,
     few=500,
     groups=50,

@@ -137,10 +137,8 @@ class Best:
 
     def offer(self, x: Tensor, point: Point) -> None:
         """Takes the better of both, picture by picture."""
-        worse = (
-            point.missed > self.missed + 1e-6
-        )  # shares are sums of 1 / copies: equal ones differ in rounding
-        tied = (point.missed - self.missed).abs() <= 1e-6
+        worse = point.missed > self.missed + TIE
+        tied = (point.missed - self.missed).abs() <= TIE
         better = worse | (tied & (point.loss > self.loss))
         self.x = torch.where(better.view(-1, *[1] * (x.dim() - 1)), x, self.x)
         self.missed = torch.where(better, point.missed, self.missed)

@@ -108,6 +108,8 @@ def sample(
             raise UserError("draws pictures of several solvers; mesh samples of one", "--compare")
         if solver is not None or option or devices > 1:
             raise UserError("takes each solver with its default options, on one device", "--compare")
+        if preset is not None:
+            raise UserError("a preset is of one solver; say what all are to share by --set", "--compare")
         from gentool.cli.compare import compare_solvers
 
         compare_solvers(
@@ -169,10 +171,13 @@ def sample(
 
 
 def _numbers(text: str | None) -> list[int]:
+    from gentool.recipes.schema import MAX_STEPS
+
     parts = [] if text is None else [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and len(part) < 20 and 0 < int(part) <= MAX_STEPS for part in parts):
         raise UserError(
-            f"expected a number of steps above 0, or several with commas, got {text!r}", "--steps"
+            f"expected a number of steps above 0 and of at most {MAX_STEPS}, or several with commas, got {text!r}",
+            "--steps",
         )
     return list(map(int, parts))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gentool.data.dataset import BLOCK, DataSet
 from gentool.errors import UserError
+from gentool.runs.atomic import check_writable
 from gentool.runs.h5 import write_rows
 
 
@@ -18,13 +19,14 @@ def pack(dataset: DataSet, path: str | Path) -> Path:
     """Writes all examples as /samples, images as (N, H, W, C), and /labels where there are any; atomically.
 
     Raises:
-        UserError: the name does not end in .h5 or .hdf5.
+        UserError: the name does not end in .h5 or .hdf5, or nothing can be written there.
         CorruptError: an example cannot be read; nothing is written then.
         GentoolError: the disk refuses.
     """
     path = Path(path)
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise UserError("expected a name ending in .h5", str(path))
+    check_writable(path.parent)
     spec = dataset.spec
     note: dict[str, Any] = {
         "class_names": list(spec.class_names),

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gentool.diffusion.dormand_prince import ERROR, NODES, STAGES
 from gentool.diffusion.grid_rules import karras_sigma
 from gentool.diffusion.predictor import Denoise
 from gentool.diffusion.process import Process
@@ -168,18 +169,6 @@ def _heun(slope: Slope, state: Tensor, phis: Sequence[float]) -> tuple[Tensor, T
     return state, torch.full((len(state),), 2.0 * (len(phis) - 1), device=state.device)
 
 
-_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
-_STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-_ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-
-
 def solve_rk45(
     slope: Slope, state: Tensor, start: float, end: float, tolerance: float
 ) -> tuple[Tensor, Tensor]:
@@ -195,12 +184,12 @@ def solve_rk45(
         y, t = state[active], time[active]
         h = torch.minimum(step[active], end - t)
         slopes = [first[active]]
-        for node, row in zip(_NODES, _STAGES):
+        for node, row in zip(NODES[1:], STAGES[1:]):
             stage = y + h.unsqueeze(1) * torch.stack([a * k for a, k in zip(row, slopes)]).sum(0)
             slopes.append(slope(stage, t + node * h, active))
-        nfe[active] += len(_NODES)
+        nfe[active] += len(NODES) - 1
         # the last stage is the result, and its slope the next step's first
-        error = h.unsqueeze(1) * torch.stack([e * k for e, k in zip(_ERROR, slopes)]).sum(0)
+        error = h.unsqueeze(1) * torch.stack([e * k for e, k in zip(ERROR, slopes)]).sum(0)
         size = tolerance * (1 + torch.maximum(y.abs(), stage.abs()))
         norm = (error / size).square().mean(1).sqrt()
         if not norm.isfinite().all() or (h < 1e-12).any():

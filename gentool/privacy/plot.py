@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gentool.privacy.accountants import Accountant
 from gentool.privacy.mechanisms import Phase
-from gentool.privacy.pld import PLD
 from gentool.privacy.statement import rounded_up
 from gentool.runs.atomic import atomic_write
 
@@ -38,12 +37,12 @@ class Curve:
 
 
 def curves(phases: Sequence[Phase], delta: float, accountants: Sequence[Accountant]) -> list[Curve]:
-    """One curve an accountant from the first step to the last; PLD, which is slow, at fewer points."""
+    """One curve an accountant from the first step to the last; of one that is slow, at fewer points."""
     ends = list(accumulate(phase.steps for phase in phases))
     total = ends[-1]
     drawn = []
     for accountant in accountants:
-        count = 12 if isinstance(accountant, PLD) else 120
+        count = 120 if accountant.instant else 12
         steps = sorted({max(1, round(total * i / count)) for i in range(count + 1)} | set(ends))
         epsilons = tuple(accountant.epsilon(_first(phases, n), delta).epsilon for n in steps)
         drawn.append(Curve(accountant.title, tuple(steps), epsilons))

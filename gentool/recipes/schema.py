@@ -17,6 +17,9 @@ from gentool.errors import UserError, did_you_mean
 SCHEMA = 1
 """Version of the recipe grammar; a recipe may say `schema: 1`, and one of a later version is refused."""
 
+MAX_STEPS = 100_000
+"""Most steps of a solver's grid: each has a row of coefficients in memory."""
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -122,7 +125,7 @@ _SOLVERS_OWN = {"grid", "grid_options", "options", "afs", "denoise"}
 class Sample(Strict):
     solver: str = "dpmpp-2m"
     """Solver by name; see `gentool solvers list`."""
-    steps: Annotated[int, Field(gt=0, le=100_000)] = 20
+    steps: Annotated[int, Field(gt=0, le=MAX_STEPS)] = 20
     """Steps of the solver's grid."""
     grid: str | None = None
     """Step grid (karras, log-snr, uniform-t, power-t, ...); absent: the solver's own."""

@@ -26,7 +26,7 @@ from gentool.runs.weights import save_weights
 from gentool.tasks.model.base import DIGEST, describe
 from gentool.tasks.model.build import build_module, learn_from_teacher, start_from_base
 from gentool.tasks.model.card import account_of_run, model_card
-from gentool.tasks.model.load import load_run
+from gentool.tasks.model.load import TRAINED_AS, load_run, trained_as
 from gentool.tasks.training.loop import fit, is_main_process, quiet_lightning
 from gentool.tasks.training.private import prepare
 from gentool.tasks.training.resume import check_same_run, find_run
@@ -217,6 +217,7 @@ def save_model(
             "recipe": resolved.name,
             "step": str(module.step),
             "weights": "raw" if module.ema is None else "ema",
+            TRAINED_AS: trained_as(resolved),
             **({} if base is None else {DIGEST: base}),
         },
     )

@@ -75,6 +75,12 @@ def test_pack_then_inspect(tmp_path: Path) -> None:
     assert set(found["classes"]) == {"a", "b"}
 
 
+def test_pack_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    picture(tmp_path / "s" / "a.png")
+    with pytest.raises(UserError, match="a part of the path is a file"):
+        call("pack", tmp_path / "s", "-o", tmp_path / "s" / "a.png" / "x.h5")
+
+
 def test_a_thousand_classes_fit_on_a_screen(tmp_path: Path) -> None:
     for i in range(25):
         picture(tmp_path / "s" / f"class{i:02}" / "0.png", size=(4, 4), seed=i)

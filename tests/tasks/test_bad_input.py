@@ -251,6 +251,17 @@ def test_damaged_runs_say_which_file(run: Path, call: Call) -> None:
     call("sample", run / "checkpoints").refused(2, "not a run folder")
 
 
+def test_weights_are_never_read_as_another_model(run: Path, call: Call) -> None:
+    """The networks of both are the same: nothing else would notice."""
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text()
+    assert "sigma_max: 80.0" in text
+    recipe.write_text(text.replace("sigma_max: 80.0", "sigma_max: 40.0"))
+    call("sample", run, "-n", 2).refused(4, "another model", "model.process.sigma_max was 80.0, is 40.0")
+    recipe.write_text(text)
+    assert call("sample", run, "-n", 2).code == 0
+
+
 def test_what_a_kill_left_half_written_is_swept(tmp_path: Path, call: Call) -> None:
     run = tmp_path / "run"
     assert call("train", *QUICK, "trainer.max_steps=4", "--run-dir", run).code == 0

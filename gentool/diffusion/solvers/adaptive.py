@@ -15,6 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from gentool.diffusion.dormand_prince import ERROR, NODES, STAGES
 from gentool.diffusion.grids import Grid
 from gentool.diffusion.process import Process
 from gentool.diffusion.solvers.core import STRICT, Plan, Predict, Solver, State
@@ -98,20 +99,6 @@ def _adaptive_plan(grid: Grid, order: int, solve: Callable[[Tensor, float, float
     return Plan(step, (sigma[0], sigma[-1]), (order,))
 
 
-# Dormand-Prince 5(4): c, a (the last row is also b of order 5), and b5 - b4.
-_C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-_A: tuple[tuple[float, ...], ...] = (
-    (),
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-_E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-
-
 @dataclass(frozen=True, config=STRICT)
 class Rk45(Solver):
     """Dormand-Prince 5(4) on dx/dlam = x0 - x.
@@ -139,10 +126,10 @@ class Rk45(Solver):
         def attempt(y: Tensor, lam: Tensor, h: Tensor, carry: tuple[Tensor, ...]) -> Trial:
             wide = h.to(y.dtype).view(_column(y))
             k, new = [carry[0]], y
-            for c, row in zip(_C[1:], _A[1:]):
+            for c, row in zip(NODES[1:], STAGES[1:]):
                 new = y + wide * _combine(row, k)
                 k.append(slope(new, lam + c * h))
-            return Trial(new, self._error(wide * _combine(_E, k), y, new), (k[-1],))
+            return Trial(new, self._error(wide * _combine(ERROR, k), y, new), (k[-1],))
 
         lam = torch.full((x.shape[0],), start, dtype=torch.float64, device=x.device)
         first = slope(x, lam)

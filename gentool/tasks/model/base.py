@@ -70,7 +70,8 @@ def keep(source: str, run: RunFolder, *, started: bool, folder: str = FOLDER, ke
             key,
         )
     make_folder(copy.path)
-    copy.ledger.unlink(missing_ok=True)  # of another base, which a start that failed had copied
+    if not base.ledger.is_file():
+        copy.ledger.unlink(missing_ok=True)  # of another base, which a start that failed had copied
     for old, new in (
         (base.recipe, copy.recipe),
         (base.provenance, copy.provenance),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import torch
 from gentool import families
 from gentool.data import DataSpec
 from gentool.errors import CorruptError
-from gentool.recipes.resolve import Resolved, resolve
+from gentool.recipes.resolve import Resolved, leaves, resolve
 from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint, load_weights
 from gentool.tasks.model.base import matched
 from gentool.training.module import GenModule
+
+TRAINED_AS = "trained_as"
+"""The key of the weights' metadata under which that stands which `MEANING` names."""
+MEANING = ("model.process", "model.precond")
+"""Parts of a recipe by which the numbers of a network are read; another would go unnoticed."""
 
 
 def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder, Resolved, GenModule]:
@@ -27,11 +33,13 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
         overrides: `KEY=VALUE` changes to its recipe, of the parts that sampling reads.
 
     Raises:
-        UserError: not a run, or not trained yet. CorruptError: its weights cannot be read.
+        UserError: not a run, or not trained yet. CorruptError: its weights cannot be read, or were trained as another
+            model than the recipe's.
     """
     run = RunFolder.open(path)
     resolved = stored_recipe(run, overrides)
     tensors, metadata = load_weights(run.require_weights())
+    check_trained_as(run, resolved, metadata)
     family = resolved.recipe.family
     base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
     module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
@@ -41,6 +49,37 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     except RuntimeError as error:
         raise CorruptError(f"does not fit the recipe beside it: {error}", str(run.weights)) from None
     return run, resolved, ready(module)
+
+
+def trained_as(resolved: Resolved) -> str:
+    """The recipe's process and preconditioning, by dotted key, as JSON for the metadata of weights."""
+    values = leaves(resolved.recipe.model_dump(mode="json")["model"], "model")
+    return json.dumps({key: value for key, value in values if key.startswith(MEANING)}, sort_keys=True)
+
+
+def check_trained_as(run: RunFolder, resolved: Resolved, metadata: Mapping[str, str]) -> None:
+    """A process or preconditioning that was changed in the recipe would read the same weights as something else.
+
+    A key that only one of the two has is of another version of gentool.
+
+    Raises:
+        CorruptError: the recipe beside the weights says otherwise than the one they were trained by; tells where.
+    """
+    before, now = json.loads(metadata.get(TRAINED_AS, "{}")), json.loads(trained_as(resolved))
+    pairs = {key: (_shown(before, key), _shown(now, key)) for key in {**before, **now}}
+    other = [f"{key} was {old}, is {new}" for key, (old, new) in pairs.items() if old and new and old != new]
+    if other:
+        raise CorruptError(
+            f"was trained as another model than the recipe beside it says: {'; '.join(other)}; bring the recipe back",
+            str(run.weights),
+        )
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """The value at a dotted key; a block of keys in its place; "" where there is neither."""
+    if key in values:
+        return repr(values[key])
+    return "a block of keys" if any(item.startswith(f"{key}.") for item in values) else ""
 
 
 def best_device() -> torch.device:

@@ -10,8 +10,8 @@ from scipy.integrate import solve_ivp
 from solver_cases import EDM, VP, exact, gaussian, mixture, starts
 from torch import Tensor
 
+from gentool.diffusion.dormand_prince import ERROR, NODES, STAGES
 from gentool.diffusion.grids import make_grid
-from gentool.diffusion.solvers.adaptive import _A, _C, _E
 from gentool.diffusion.solvers.core import build
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.errors import GentoolError
@@ -19,14 +19,14 @@ from gentool.errors import GentoolError
 
 def test_the_dormand_prince_tableau_is_consistent() -> None:
     """Row sums are c; the weights meet the order conditions sum b c^k = 1/(k+1) to orders 5 and 4."""
-    for c, row in zip(_C, _A):
+    for c, row in zip(NODES, STAGES):
         assert math.fsum(row) == pytest.approx(c, abs=1e-15)
-    high = [*_A[-1], 0.0]
-    low = [b - e for b, e in zip(high, _E)]
+    high = [*STAGES[-1], 0.0]
+    low = [b - e for b, e in zip(high, ERROR)]
     for k in range(5):
-        assert math.fsum(b * c**k for b, c in zip(high, _C)) == pytest.approx(1 / (k + 1), abs=1e-14)
+        assert math.fsum(b * c**k for b, c in zip(high, NODES)) == pytest.approx(1 / (k + 1), abs=1e-14)
         if k < 4:
-            assert math.fsum(b * c**k for b, c in zip(low, _C)) == pytest.approx(1 / (k + 1), abs=1e-14)
+            assert math.fsum(b * c**k for b, c in zip(low, NODES)) == pytest.approx(1 / (k + 1), abs=1e-14)
 
 
 @pytest.mark.parametrize("rtol", [1e-4, 1e-6, 1e-9])

@@ -155,6 +155,7 @@ def test_the_recipes_own_solver_keeps_the_recipes_settings(whole_run: Path) -> N
         (["--compare", "ddim", "--steps", "5,0"], ["--steps", "above 0"]),
         (["--compare", "ddim", "--steps", "5,x"], ["--steps"]),
         (["--compare", "ddim", "--solver", "edm"], ["--compare"]),
+        (["--compare", "ddim", "--preset", "fid"], ["--compare", "a preset is of one solver"]),
         (["--compare", "ddim", "--option", "eta=1"], ["--compare"]),
         (["--compare", "ddim", "--devices", "2"], ["--compare"]),
         (["--compare", "ddim", "-o", "c.npz"], ["name a .png"]),

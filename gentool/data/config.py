@@ -32,7 +32,6 @@ _OWN = {
     "modelnet": "gentool.data.sets.modelnet:ModelNetConfig",
     "shapenet15k": "gentool.data.sets.shapenet15k:ShapeNet15kConfig",
     "shapenet-vol": "gentool.data.sets.shapenet_vol:ShapeNetVolConfig",
-    "cloud-reference": "gentool.data.sets.cloud_reference:CloudReferenceConfig",
 }
 SETS: Registry[type[DataConfig]] = Registry("data set", _OWN, group="gentool.data")
 
@@ -53,14 +52,7 @@ def _load(sets: Registry[type[DataConfig]]) -> dict[str, type[DataConfig]]:
 CONFIGS: dict[str, type[DataConfig]] = _load(SETS)
 """Every data set's recipe class."""
 
-_BY_SUFFIX = {
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".npz": "npz",
-    ".zip": "images",
-    ".tar": "images",
-    ".pt": "cloud-reference",
-}
+_BY_SUFFIX = {".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".zip": "images", ".tar": "images"}
 
 
 def make_config(name: str, options: Mapping[str, Any]) -> DataConfig:
@@ -95,7 +87,7 @@ def _faults(name: str, error: ValidationError | TypeError) -> list[str]:
 def parse_source(source: str, options: Sequence[str] = ()) -> DataConfig:
     """A data set as the command line names it: a set's name, or a path; `KEY=VALUE` options with values as in recipes.
 
-    A path is `images` (folder, tar, zip), `hdf5` (.h5), `npz` (.npz) or `cloud-reference` (.pt).
+    A path is `images` (folder, tar, zip), `hdf5` (.h5) or `npz` (.npz).
 
     Raises:
         UserError: neither a set nor a path; an option that is not KEY=VALUE, unknown, or of the wrong type.
@@ -112,5 +104,5 @@ def parse_source(source: str, options: Sequence[str] = ()) -> DataConfig:
         )
     suffix = next((s for s in path.suffixes[-2:] if s in _BY_SUFFIX), "") if path.is_file() else ".tar"
     if not suffix:
-        raise UserError("expected a folder, .tar, .zip, .h5, .npz or .pt", source)
+        raise UserError("expected a folder, .tar, .zip, .h5 or .npz", source)
     return make_config(_BY_SUFFIX[suffix], {"path": source, **given})

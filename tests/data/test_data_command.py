@@ -43,7 +43,6 @@ def test_list_says_what_is_here(mnist: Path, monkeypatch: pytest.MonkeyPatch) ->
         "modelnet": None,
         "shapenet15k": None,
         "shapenet-vol": None,
-        "cloud-reference": None,
     }
     assert len(call("list").stdout.splitlines()) == len(rows)
 

@@ -1,4 +1,4 @@
-"""`cloud-reference`: test clouds as the authors of LION (2210.06978) pass them round, for `gentool evaluate`."""
+"""Test clouds as the authors of LION (2210.06978) pass them round, for `gentool evaluate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class CloudReferenceConfig(DataConfig):
-    """A file to hold samples against, not to train on: `train` and `test` are the same clouds."""
+    """A file to hold samples against. It is none of the data sets of recipes, so that nobody trains on it: both splits
+    are the same clouds."""
 
     name: Literal["cloud-reference"] = "cloud-reference"
     """Test clouds of published evaluations."""

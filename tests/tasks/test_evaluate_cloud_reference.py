@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from gentool.data import open_set, parse_source
+from gentool.data import open_set
+from gentool.data.cloud_reference import CloudReferenceConfig
 from gentool.errors import CorruptError, UserError
 from gentool.runs.samples import write_samples
 from gentool.tasks.evaluate import evaluate
+from gentool.tasks.evaluation.reference import reference_data
+
+
+def reference_of(path: Path) -> CloudReferenceConfig:
+    """What `--reference PATH` comes to."""
+    found = reference_data(str(path), None, "samples")
+    assert isinstance(found, CloudReferenceConfig)
+    return found
 
 
 def stored(path: Path, **changes: object) -> Path:
@@ -23,7 +32,7 @@ def stored(path: Path, **changes: object) -> Path:
 
 
 def test_clouds_lie_in_the_frame_of_their_training_set(tmp_path: Path) -> None:
-    found = open_set(parse_source(str(stored(tmp_path / "ref_val_chair.pt"))), "test")
+    found = open_set(reference_of(stored(tmp_path / "ref_val_chair.pt")), "test")
     raw = torch.load(tmp_path / "ref_val_chair.pt", weights_only=True)
     assert torch.equal(found.take(range(24)).x, raw["ref"][:, :, :3])
     frame = found.spec.frame
@@ -34,7 +43,7 @@ def test_clouds_lie_in_the_frame_of_their_training_set(tmp_path: Path) -> None:
 
 def test_clouds_with_boxes_of_their_own_are_boxed(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.pt", std=torch.linspace(0.1, 0.3, 24).view(24, 1, 1))
-    frame = open_set(parse_source(str(path)), "train").spec.frame
+    frame = open_set(reference_of(path), "train").spec.frame
     assert frame is not None
     assert frame.mode == "shape-box"
 
@@ -52,7 +61,7 @@ def test_samples_are_held_against_all_of_them_in_the_datas_own_units(tmp_path: P
 def test_a_pickle_of_more_than_tensors_is_refused_with_the_way_out(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.pt", mean=Path("anything"))
     with pytest.raises(UserError, match=r"could run any code.*weights_only=False"):
-        open_set(parse_source(str(path)), "test")
+        open_set(reference_of(path), "test")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +77,7 @@ def test_a_pickle_of_more_than_tensors_is_refused_with_the_way_out(tmp_path: Pat
 def test_another_layout_is_named(changes: dict[str, object], tmp_path: Path) -> None:
     path = stored(tmp_path / "a.pt", **changes)
     with pytest.raises(CorruptError, match=r"expected|NaN") as caught:
-        open_set(parse_source(str(path)), "test")
+        open_set(reference_of(path), "test")
     assert caught.value.where == str(path)
 
 
@@ -76,4 +85,4 @@ def test_half_a_file_is_corrupt(tmp_path: Path) -> None:
     path = stored(tmp_path / "a.pt")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CorruptError, match="cannot be read"):
-        open_set(parse_source(str(path)), "test")
+        open_set(reference_of(path), "test")

@@ -127,6 +127,7 @@ def _train(
     before = run.read_provenance()
     if state is not None and not allow_change:
         check_data(before, dataset.fingerprint, run)
+    module.look_up(dataset)
     private = prepare(
         run, resolved, module, state, base=base, allow_change=allow_change, main=rank_zero, say=say
     )

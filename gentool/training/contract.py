@@ -62,6 +62,9 @@ class Contract(LightningModule):
     def fit_to_data(self, dataset: Any) -> None:
         """Measures what the model takes from the training data (sigma_data ...); called once, before step 0."""
 
+    def look_up(self, dataset: DataSet) -> None:
+        """Takes what steps look up by a batch's index; called whenever training starts, resumed or not."""
+
     def fit_privately(self) -> None:
         """Stands in for `fit_to_data` in private training, where nothing may be measured: constants alone.
 

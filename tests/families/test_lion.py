@@ -13,6 +13,7 @@ from torch import Tensor
 from gentool import families
 from gentool.data import Batch, open_set
 from gentool.families.lion.autoencoder import POINTS_LOG_STD, Gaussian, kl_weight
+from gentool.families.lion.conditions import bags
 from gentool.families.lion.config import LionModel, NoisyInput, VaeModel, VoxelInput
 from gentool.families.lion.degrade import degrade
 from gentool.families.lion.generation import to_noise
@@ -242,6 +243,28 @@ def test_dropped_conditions_say_nothing(data: Path) -> None:
 
 
 # --- there and back ---
+
+
+def test_of_a_sentence_phrases_go_one_by_one_and_all_together() -> None:
+    """A phrase is seen with probability (1 - p)^2: neither itself nor the whole sentence went."""
+    found = resolve_text(
+        recipe(Path("x"), ", text: true, label_dropout: 0.3").replace(
+            "{name: npz, path: x, batch_size: 8}", "{name: shapes, points: 8, count: 2, batch_size: 8}"
+        ),
+        "case",
+        families.recipe_schema,
+    ).recipe
+    dataset = open_set(found.data, "train")
+    module = build_module(found, dataset.spec)
+    assert isinstance(module, LionModule)
+    module.look_up(dataset)
+    module._seed(0)
+    batch = dataset.take([i % len(dataset) for i in range(3000)])
+    seen, whole = module.condition(batch), bags(dataset.sentences, dataset.spec.phrases, "here")[batch.index]
+    assert seen is not None
+    assert ((seen == 0) | (seen == whole)).all()
+    assert abs(seen.sum() / whole.sum() - 0.49) < 0.02
+    assert abs((seen == 0).all(1).float().mean() - 0.3) < 0.03
 
 
 def test_latents_come_back_from_their_noise(data: Path) -> None:

@@ -212,6 +212,60 @@ def test_a_vector_that_is_not_finite(folder: Path, tmp_path: Path) -> None:
         train(str(text), run_dir=tmp_path / "run")
 
 
+# --- sentences ---
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of priors that are told sentences, stopped in the second stage and gone on with in a run beside it."""
+    made = tmp_path_factory.mktemp("described")
+    text = recipe(made, ", text: true, label_dropout: 0.5").replace(
+        f"{{name: npz, path: {made}, batch_size: 8}}", "{name: shapes, points: 24, count: 6, batch_size: 8}"
+    )
+    (made / "text.yaml").write_text(text + "optimizer: {name: adam, lr: 0.05}\n")
+    train(str(made / "text.yaml"), ["trainer.max_steps=6"], run_dir=made / "run")
+    train(str(made / "text.yaml"), run_dir=made / "run", resume="auto")
+    return made
+
+
+def test_a_run_that_is_told_sentences_goes_on_bit_for_bit(described: Path, tmp_path: Path) -> None:
+    train(str(described / "text.yaml"), run_dir=tmp_path / "whole")
+    ours, theirs = (path / "model.safetensors" for path in (described / "run", tmp_path / "whole"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_samples_follow_the_sentences_in_turn(described: Path, tmp_path: Path, call: Call) -> None:
+    def drawn(*words: str) -> np.ndarray:
+        done = call("sample", described / "run", "-n", 3, *words, "-o", tmp_path / "x.h5")
+        assert done.code == 0, done.err
+        return read_samples(tmp_path / "x.h5").array
+
+    both = drawn("--set", "text=a chair with two arms; airplane")
+    chairs, airplanes = drawn("--set", "text=two arms and chair"), drawn("--set", "text=airplane")
+    np.testing.assert_array_equal(both[[0, 2]], chairs[[0, 2]])
+    np.testing.assert_array_equal(both[1], airplanes[1])
+    assert np.abs(chairs - airplanes).max() > 1e-4
+    assert np.abs(chairs - drawn()).max() > 1e-4  # told nothing
+    assert np.abs(chairs - drawn("--set", "text=chair, two arms", "--guidance", "cfg=3")).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--set", "text=a chair with wheels"), "sample.text: unknown phrase 'wheels'"),
+        (("--set", "text=chair; "), "says nothing"),
+        (("--guidance", "cfg=3"), "guidance has nothing to lead to"),
+        (("--set", "vectors=x.npz"), "the priors see no vectors"),
+    ],
+)
+def test_what_cannot_be_said(
+    options: tuple[str, ...], said: str, described: Path, tmp_path: Path, call: Call
+) -> None:
+    done = call("sample", described / "run", "-n", 2, *options, "-o", tmp_path / "x.h5")
+    assert done.code == 2, done.err
+    assert said in done.err
+
+
 # --- fine-tuned encoders ---
 
 
@@ -248,6 +302,9 @@ def test_only_the_encoders_are_fine_tuned(folder: Path, tmp_path: Path) -> None:
         (("optimizer.name=adamw",), "both stages share one rule"),
         (("optimizer.name=sgd", "vae_optimizer.name=sgd"), "adam or adamw"),
         (("sample.vectors=x.npz",), "the priors see no vectors"),
+        (("sample.text=chair",), "the priors see no sentences"),
+        (("model.text=true",), "the examples of npz have no sentences"),
+        (("model.text=true", "model.conditional=true"), "exclude each other"),
         (("sample.solver=sscs",), "no velocity"),
         (("model.conditional=true", "model.vectors={path: x.npz, dim: 3}"), "exclude each other"),
         (("model.guided={start: x, input: {name: fog}}",), "fog"),

@@ -159,7 +159,7 @@ _MOMENTUM, _CLD = "Momentum samplers, 2307.11118", "CLD-SGM, 2112.07068"
 SOLVERS = SolverCatalog(
     SolverInfo("ddpm", _HERE + "stochastic:Ddpm", "1", "N", "DDPM, 2006.11239",
                "Ancestral sampling with the posterior's small or the prior's large variance",
-               grid="trailing", stochastic=True, options=("variance",)),
+               grid="trailing", stochastic=True, options=("variance", "temperature")),
     SolverInfo("ddpm-learned", _HERE + "stochastic:DdpmLearned", "1", "N", "Improved DDPM, 2102.09672",
                "Ancestral sampling with variances that the network learned",
                grid="trailing", stochastic=True, needs=("variance",)),

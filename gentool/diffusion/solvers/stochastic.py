@@ -101,13 +101,15 @@ class Ddim(Ancestral):
 @dataclass(frozen=True, config=STRICT)
 class Ddpm(Ancestral):
     """Ancestral sampling. variance: `small`, the posterior's for a point of data, or `large`, the forward
-    kernel's."""
+    kernel's. temperature: multiplies the noise that steps add (not the one that sampling starts from); below 1 samples
+    are more alike and stray less, 0 leaves the means."""
 
     variance: Literal["small", "large"] = "small"
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
 
     @property
     def stochastic(self) -> bool:
-        return True
+        return True  # at temperature 0 too: its means are no flow that could be followed back
 
     def rows(self, grid: Grid, process: Process) -> Callable[[int], Row]:
         sigma, alpha = grid.sigma.tolist(), process.alpha(grid.t).tolist()
@@ -116,7 +118,8 @@ class Ddpm(Ancestral):
             s, t = sigma[i], sigma[i + 1]
             a = (t / s) ** 2
             small, large = variance_bounds(s, t, alpha[i], alpha[i + 1])
-            return Row(a, (1 - a,), math.sqrt(small if self.variance == "small" else large))
+            std = math.sqrt(small if self.variance == "small" else large)
+            return Row(a, (1 - a,), self.temperature * std)
 
         return row
 

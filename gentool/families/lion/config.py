@@ -110,17 +110,20 @@ class LionModel(Strict):
     """Whether the priors see class labels."""
     vectors: Vectors | None = None
     """Whether the priors see a vector an example."""
+    text: bool = False
+    """Whether the priors see the phrases of each example's sentence, of data that have such (shapes)."""
     condition: Width = 64
     """Width of the embedding of what the priors see."""
     label_dropout: Fraction = 0.1
-    """Share of examples whose label or vector the priors do not see, so that guidance has an unconditional branch."""
+    """Share of examples whose label, vector or sentence the priors do not see, so that guidance has an unconditional
+    branch. Of a sentence, also the share of phrases that they do not see, so that a part may be asked for."""
     guided: Guided | None = None
     """Train no new model but the encoders of another, for voxels or noisy clouds; null: train from the start."""
 
     @model_validator(mode="after")
     def _one_condition(self) -> Self:
-        if self.conditional and self.vectors is not None:
-            raise ValueError("conditional and vectors exclude each other: the priors see one condition")
+        if self.conditional + (self.vectors is not None) + self.text > 1:
+            raise ValueError("conditional, vectors and text exclude each other: the priors see one condition")
         return self
 
 
@@ -135,6 +138,8 @@ class LionSample(Sample):
     """Options of the solver, checked against its signature."""
     vectors: str | None = None
     """An .npz or .h5 file of the vectors to sample by, taken in turn, for a run with model.vectors."""
+    text: str | None = None
+    """Sentences to sample by, apart by `;` and taken in turn, for a run with model.text; absent: it is told nothing."""
 
 
 class LionRecipe(Recipe):
@@ -163,6 +168,8 @@ class LionRecipe(Recipe):
             )
         if self.sample.vectors is not None and self.model.vectors is None:
             raise Misfit("sample.vectors", "the priors see no vectors: set model.vectors")
+        if self.sample.text is not None and not self.model.text:
+            raise Misfit("sample.text", "the priors see no sentences: set model.text")
         return self
 
 

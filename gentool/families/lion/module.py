@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gentool.data import Batch, DataSet, DataSpec, to_model
 from gentool.errors import UserError
 from gentool.families.lion.autoencoder import Autoencoder, kl_weight
-from gentool.families.lion.conditions import read_vectors
+from gentool.families.lion.conditions import asked, bags, read_vectors
 from gentool.families.lion.config import LionModel, LionRecipe, LionSample
 from gentool.families.lion.degrade import degrade
 from gentool.families.lion.generation import Generation
@@ -35,10 +35,10 @@ for a smaller weight of the divergences."""
 class LionNetworks(nn.Module):
     """All that samples need."""
 
-    def __init__(self, config: LionModel, classes: int) -> None:
+    def __init__(self, config: LionModel, classes: int, vector: int) -> None:
         super().__init__()
         self.autoencoder = Autoencoder(config)
-        self.priors = Priors(config, classes)
+        self.priors = Priors(config, classes, vector)
 
 
 class LionModule(GenModule):
@@ -64,9 +64,12 @@ class LionModule(GenModule):
             raise UserError("the lion family models points alone, without normals", "data.normals")
         if config.conditional and spec.classes == 0:
             raise UserError(f"model.conditional: the data set {recipe.data.name} has no labels")
+        if config.text and not spec.phrases:
+            raise UserError(f"model.text: the examples of {recipe.data.name} have no sentences")
         self.classes = spec.classes if config.conditional else 0
+        vector = config.vectors.dim if config.vectors else len(spec.phrases) if config.text else 0
         self.points = config.points or spec.shape[0]
-        self.model = LionNetworks(config, self.classes)
+        self.model = LionNetworks(config, self.classes, vector)
         self.generation = Generation(self.model.priors, config, self.points)
         self._vectors: Tensor | None = None
         self._warned = False
@@ -85,14 +88,20 @@ class LionModule(GenModule):
                 f"warning: trainer.max_steps is {steps} and model.vae.steps {config.vae.steps}: no step is left for "
                 "the priors, and samples of this run will be noise"
             )
-        if config.vectors is not None and (found := len(self.vectors(config))) != len(dataset):
-            raise UserError(
-                f"{config.vectors.path} holds {found} rows; expected {len(dataset)}, one for each training example",
-                "model.vectors.path",
-            )
 
-    def assume_data(self) -> None:
-        """Nothing is measured on the data."""
+    def look_up(self, dataset: DataSet) -> None:
+        """Takes the vector or the phrases of each example."""
+        config = self.recipe.model
+        if config.text:
+            self._vectors = bags(dataset.sentences, self.spec.phrases, "model.text")
+        elif config.vectors is not None:
+            where = "model.vectors.path"
+            self._vectors = read_vectors(config.vectors.path, config.vectors.dim, where)
+            if (found := len(self._vectors)) != len(dataset):
+                raise UserError(
+                    f"{config.vectors.path} holds {found} rows; expected {len(dataset)}, one for each training example",
+                    where,
+                )
 
     @property
     def stage(self) -> Stage:
@@ -151,21 +160,24 @@ class LionModule(GenModule):
     def condition(self, batch: Batch) -> Tensor | None:
         """(B, columns) what the priors are told, a share of the rows saying nothing; None for unconditional priors."""
         config = self.recipe.model
-        if config.vectors is not None:
-            told = self.vectors(config)[batch.index.cpu()].to(self.device)
-        elif self.classes:
+        priors = self.model.priors
+        if self.classes:
             told = batch.label.unsqueeze(1).float()
-        else:
+        elif not priors.columns:
             return None
-        u = self.global_draw(len(told), lambda n: torch.rand(n, 1, generator=self.rng, device=self.device))
-        return torch.where(u < config.label_dropout, self.model.priors.nothing(told), told)
-
-    def vectors(self, config: LionModel) -> Tensor:
-        """(N, D) of the training examples, read once."""
-        assert config.vectors is not None
-        if self._vectors is None:
-            self._vectors = read_vectors(config.vectors.path, config.vectors.dim, "model.vectors.path")
-        return self._vectors
+        elif self._vectors is None:  # a dry run, which has no examples to look up
+            told = torch.zeros(len(batch.x), priors.columns, device=self.device)
+        else:
+            told = self._vectors[batch.index.cpu()].to(self.device)
+        # of a sentence's phrases each may go by itself, and then all of them
+        draws = 1 + (priors.columns if config.text else 0)
+        u = self.global_draw(
+            len(told), lambda n: torch.rand(n, draws, generator=self.rng, device=self.device)
+        )
+        dropped = u < config.label_dropout
+        if config.text:
+            told = told.masked_fill(dropped[:, 1:], 0.0)
+        return torch.where(dropped[:, :1], priors.nothing(told), told)
 
     def losses(self, examples: Examples) -> Tensor:
         autoencoder = self.model.autoencoder
@@ -259,11 +271,9 @@ class LionModule(GenModule):
         return Drawn(x.mT.contiguous(), style.nfe + points.nfe, points.manifest)
 
     def sample_condition(self, request: SampleRequest) -> Tensor | None:
-        """(B, columns) conditions of the request's samples: their labels, or the rows of the file in turn."""
-        config, settings = self.recipe.model, cast(LionSample, request.settings)
-        if config.vectors is not None:
-            assert settings.vectors is not None
-            rows = read_vectors(settings.vectors, config.vectors.dim, "sample.vectors")
+        """(B, columns) conditions of the request's samples: their labels, or the rows of the file or text in turn."""
+        rows = asked(self.recipe.model, cast(LionSample, request.settings), self.spec.phrases)
+        if rows is not None:
             return rows[[i % len(rows) for i in request.indices]].to(request.device)
         return None if request.labels is None else request.labels.unsqueeze(1).float()
 
@@ -272,13 +282,9 @@ class LionModule(GenModule):
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:
         """Refuses what either prior cannot do."""
-        config = self.recipe.model
         if guide is not None:
             raise UserError("--classifier: it reads noisy data, and these states are latents")
-        if config.vectors is not None:
-            if (path := cast(LionSample, settings).vectors) is None:
-                raise UserError("these priors are told a vector: name a file of them", "sample.vectors")
-            read_vectors(path, config.vectors.dim, "sample.vectors")
+        asked(self.recipe.model, cast(LionSample, settings), self.spec.phrases)
         notices: dict[str, None] = {}
         for denoiser, traits in self.generation.parts():
             notices |= dict.fromkeys(drawable.check(settings, denoiser, traits))

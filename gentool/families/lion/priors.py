@@ -35,13 +35,14 @@ class Condition(nn.Module):
         width: of the vector that comes of it; 0 for none.
 
     Args:
+        vector: length of a given vector; 0 where none is given.
         width: None leaves a given vector as it is.
     """
 
-    def __init__(self, config: LionModel, classes: int, width: int | None = None) -> None:
+    def __init__(self, config: LionModel, classes: int, vector: int, width: int | None = None) -> None:
         super().__init__()
         self.classes = classes
-        self.columns, self.width = condition_columns(config, classes), 0
+        self.columns, self.width = vector or min(classes, 1), 0
         self.embed: nn.Module | None = None
         if classes:
             self.width = width or config.condition
@@ -57,17 +58,12 @@ class Condition(nn.Module):
         return self.embed(told[:, 0].long() if self.classes else told)
 
 
-def condition_columns(config: LionModel, classes: int) -> int:
-    """Numbers in a condition."""
-    return config.vectors.dim if config.vectors else min(classes, 1)
-
-
 class StylePrior(nn.Module):
     """eps(z_t, t, condition) of the global latent (B, S)."""
 
-    def __init__(self, config: LionModel, classes: int) -> None:
+    def __init__(self, config: LionModel, classes: int, vector: int) -> None:
         super().__init__()
-        self.condition = Condition(config, classes)
+        self.condition = Condition(config, classes, vector)
         self.network = VectorPrior(config.style_prior, config.style, self.condition.width)
 
     def forward(
@@ -81,10 +77,10 @@ class StylePrior(nn.Module):
 class PointsPrior(nn.Module):
     """eps(h_t, t, z0, condition) of latent points (B, 3 + F, N)."""
 
-    def __init__(self, config: LionModel, classes: int) -> None:
+    def __init__(self, config: LionModel, classes: int, vector: int) -> None:
         super().__init__()
         self.style = config.style
-        self.condition = Condition(config, classes, config.condition)
+        self.condition = Condition(config, classes, vector, config.condition)
         self.mix = (
             nn.Linear(config.style + self.condition.width, config.style) if self.condition.width else None
         )
@@ -133,14 +129,17 @@ class Priors(nn.Module):
 
     Attributes:
         columns: numbers in a condition, 0 for unconditional priors.
+
+    Args:
+        vector: length of the vectors that they are told in the place of classes; 0 for none.
     """
 
-    def __init__(self, config: LionModel, classes: int) -> None:
+    def __init__(self, config: LionModel, classes: int, vector: int = 0) -> None:
         super().__init__()
         self.process = cast(Ddpm, build(DdpmProcess()))
-        self.columns, self.null = condition_columns(config, classes), float(classes)
-        style: nn.Module = StylePrior(config, classes)
-        points: nn.Module = PointsPrior(config, classes)
+        self.columns, self.null = vector or min(classes, 1), float(classes)
+        style: nn.Module = StylePrior(config, classes, vector)
+        points: nn.Module = PointsPrior(config, classes, vector)
         if config.mixed:
             style = Mixed(style, self.process, (config.style,))
             points = Mixed(points, self.process, (3 + config.features, 1))

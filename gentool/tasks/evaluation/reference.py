@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from gentool.data import DataSpec, parse_source
+from gentool.data.cloud_reference import CloudReferenceConfig
 from gentool.data.config import DataConfig
 from gentool.errors import UserError
 from gentool.metrics.classifier import OwnClassifier
@@ -22,6 +23,8 @@ def reference_data(asked: str | None, resolved: Resolved | None, target: str) ->
     Raises:
         UserError: none were named, and the samples do not say what they are to look like.
     """
+    if asked is not None and Path(asked).suffix == ".pt":
+        return CloudReferenceConfig(path=asked)
     if asked is not None:
         source, *options = [asked] if Path(asked).exists() else shlex.split(asked) or [asked]
         return parse_source(source, options)

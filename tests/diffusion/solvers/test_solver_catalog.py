@@ -76,6 +76,16 @@ def test_unknown_names_and_options_are_refused_with_the_nearest() -> None:
     ("name", "options", "message"),
     [
         ("unipc", {"order": 9}, "sample.options.order: input should be less than or equal to 4, not 9"),
+        (
+            "ddpm",
+            {"temperature": -0.1},
+            "sample.options.temperature: input should be greater than or equal to 0",
+        ),
+        (
+            "ddpm",
+            {"temperature": float("inf")},
+            "sample.options.temperature: input should be a finite number",
+        ),
         ("unipc", {"order": "3"}, "sample.options.order: input should be a valid integer, not '3'"),
         ("unipc", {"variant": "bh3"}, "input should be 'bh1' or 'bh2', not 'bh3'"),
         ("ddim", {"eta": 1.5}, "less than or equal to 1"),

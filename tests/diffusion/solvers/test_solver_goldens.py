@@ -122,6 +122,20 @@ def test_output_std_of_discrete_ancestral_sampling(
         assert output_std(ddpm, name, options, ddpm_grid(ddpm, steps), start) == pytest.approx(want, abs=6e-6)
 
 
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_a_temperature_scales_the_noise_of_steps_alone(variance: str, ddpm: Ddpm) -> None:
+    """On Gaussian data var(T) = var(0) + T^2 (var(1) - var(0)), and 1 is the same sampler bit for bit."""
+
+    def variance_at(**options: float) -> float:
+        return output_std(ddpm, "ddpm", {"variance": variance, **options}, ddpm_grid(ddpm, 20), 1.0) ** 2
+
+    cold, usual = variance_at(temperature=0.0), variance_at()
+    assert variance_at(temperature=1.0) == usual
+    for t in (0.5, 0.9, 1.5):
+        assert variance_at(temperature=t) == pytest.approx(cold + t**2 * (usual - cold), rel=1e-9)
+    assert cold < 0.5 * usual
+
+
 @pytest.mark.parametrize(
     ("name", "grid", "wanted"),
     [

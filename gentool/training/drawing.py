@@ -21,6 +21,7 @@ from gentool.diffusion.solvers.core import build as build_solver
 from gentool.diffusion.solvers.integrate import integrate
 from gentool.diffusion.solvers.stochastic import Ancestral, mean_gains
 from gentool.diffusion.solvers.time_shift import TimeShift
+from gentool.errors import UserError
 from gentool.networks.attention import attention_layers, perturb
 from gentool.recipes.schema import Sample
 from gentool.training.sampling import Drawn, Guide, SampleRequest
@@ -92,9 +93,19 @@ def mean_gain(settings: Sample, grid: Grid, process: Process) -> StepGain | None
 
 
 def build_grid(settings: Sample, process: Process) -> Grid:
-    """The grid asked for, or the solver's own."""
+    """The grid asked for, or the solver's own.
+
+    Raises:
+        UserError: as `make_grid`, with the recipe's keys.
+    """
     name = settings.grid or SOLVERS.get(settings.solver).grid
-    return make_grid(name, settings.steps, process, **settings.grid_options)
+    try:
+        return make_grid(name, settings.steps, process, **settings.grid_options)
+    except UserError as error:
+        where = error.where or ""
+        if not where.startswith("grid."):
+            raise
+        raise UserError(error.message, "sample.grid_options" + where.removeprefix("grid")) from None
 
 
 def draw(

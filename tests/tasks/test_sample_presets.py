@@ -68,7 +68,9 @@ def test_another_solver_takes_nothing_of_what_the_recipe_says_for_its_own(
     )
     assert (asked["grid"], asked["options"]["eta"]) == ("karras", 0.5)
     call("sample", run, "--solver", "ddim", "--set", "grid_options.rho=5").refused(2, "unknown option 'rho'")
-    call("sample", run, "--grid", "karras", "--set", "grid_options.rho=-1").refused(2, "sample.grid_options.rho")
+    call("sample", run, "--grid", "karras", "--set", "grid_options.rho=-1").refused(
+        2, "sample.grid_options.rho"
+    )
 
 
 def test_a_preset_is_the_same_as_its_keys_said_one_by_one(run: Path, tmp_path: Path) -> None:

@@ -94,8 +94,11 @@ def edit(
         check_writable(save_vector.absolute().parent)
         check_apart(save_vector, source, *read)
     kept = [] if save_codes is None else codes_files(save_codes, stem, len(photos), single=found.single)
-    maps = module.maps(classifier)
-    if maps is None:
+    compares = codes is None or wish.optimises
+    if classifier is not None and not compares:
+        raise UserError("nothing is inverted or led here, and no pictures are compared", "--classifier")
+    maps = module.maps(classifier) if compares else None
+    if maps is None and compares:
         say("pictures are compared by pixels alone: --classifier names a run whose features compare them")
     done: list[list[Figures]] = []
     for first in range(0, len(photos), batch_size):

@@ -80,6 +80,11 @@ class Wish:
         if self.region not in ("painted", "classes"):
             raise UserError(f"expected painted or classes, not {self.region!r}", "--region")
 
+    @property
+    def optimises(self) -> bool:
+        """Whether codes are led anywhere: a bare vector is only added."""
+        return bool(self.mask or self.relabel or self.refine)
+
 
 @dataclass(frozen=True)
 class Inverted:

@@ -15,7 +15,7 @@ from gentool.families.editgan.labels import read_label_map, write_label_map
 from gentool.tasks.train import train
 from tests.tasks.runs import Call
 
-FEW = ("--invert-steps", 2, "--iterations", 8)
+INVERT, STEPS = ("--invert-steps", 2), ("--iterations", 8)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_samples_relabelled_a_vector_kept_applied_and_refused(
 ) -> None:
     vector = tmp_path / "v.safetensors"
     found = edited(
-        call, made, "--relabel", "ink=paper", "-n", 3, *FEW, "-o", tmp_path / "a.npz", "--save-vector", vector
+        call, made, "--relabel", "ink=paper", "-n", 3, *STEPS, "-o", tmp_path / "a.npz", "--save-vector", vector
     )
     assert (found["count"], found["edited"], found["psnr"]) == (3, 3, None)
     assert found["method"] == "editgan"
@@ -76,7 +76,7 @@ def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
 ) -> None:
     vector = tmp_path / "v.safetensors"
     edited(
-        call, made, "--relabel", "ink=paper", "-n", 2, *FEW, "-o", tmp_path / "a.npz", "--save-vector", vector
+        call, made, "--relabel", "ink=paper", "-n", 2, *STEPS, "-o", tmp_path / "a.npz", "--save-vector", vector
     )
     fixed = ("--vector", vector, "--refine", 2)
     one = [
@@ -146,8 +146,8 @@ def test_a_photos_codes_are_kept_edited_again_and_learnt_from(
 
 def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     before = made["photo"].read_bytes()
-    fixed = (made["photo"], *FEW)
-    seen = edited(call, made, *fixed, "--method", "editgan", "-o", tmp_path / "seen.png")
+    fixed = (made["photo"], *INVERT, *STEPS)
+    seen = edited(call, made, made["photo"], *INVERT, "--method", "editgan", "-o", tmp_path / "seen.png")
     assert seen["edited"] == 0
     labels = read_label_map(Path(seen["labels"]), 3)
     same = call("edit", made["run"], *fixed, "--mask", seen["labels"], "-o", tmp_path / "same.png")
@@ -230,3 +230,26 @@ def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     call("edit", run, "-n", 2, "-q", "--mask", tmp_path / "nine.png").refused(2, "of one picture")
     call("edit", made["generator"], photo, "-q", "--relabel", "ink=paper").refused(2, "no label heads")
     call("sample", run, "-q").refused(2, "draws no samples of its own")
+
+
+def test_what_an_edit_would_ignore_is_refused(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    run, vector, kept = made["run"], tmp_path / "v.safetensors", tmp_path / "kept"
+    fixed = ("-n", 1, *STEPS, "-o", tmp_path / "a.npz", "--save-vector", vector, "--save-codes", kept)
+    edited(call, made, "--relabel", "ink=paper", *fixed)
+    codes = kept / "samples-00000.safetensors"
+    of_photos = [("--invert-steps", 0), ("--invert-from", "mean"), ("--invert-noise", 1), ("--train",)]
+    for option in [*of_photos, ("--resize",), ("--repeat-channels",)]:
+        quiet = ("--relabel", "ink=paper", *option, "-q", "-o", tmp_path / "x.npz")
+        call("edit", run, *quiet).refused(2, option[0], "samples are edited, and nothing is inverted")
+        call("edit", run, codes, *quiet).refused(2, option[0], codes.name, "nothing is inverted")
+    call("edit", run, "--vector", vector, *STEPS, "-q").refused(2, "--iterations", "--refine")
+    call("edit", run, "--save-codes", tmp_path / "k", *STEPS, "-q").refused(2, "--iterations", "--mask")
+    for option in (("--paste",), ("--widen", 1), ("--region", "classes")):
+        call("edit", run, made["photo"], "--method", "editgan", *option, "-q").refused(2, option[0], "no edit")
+    bare = ("edit", run, "--vector", vector, "-n", 1, "-o", tmp_path / "b.npz")
+    call(*bare, "-q", "--classifier", run).refused(2, "--classifier", "no pictures are compared")
+    done = call(*bare)
+    assert done.code == 0
+    assert "compared by pixels" not in done.err
+    assert not (tmp_path / "x.npz").exists()
+    assert not (tmp_path / "k").exists()

@@ -118,25 +118,27 @@ class EditganModule(GenModule):
         """SHA-256 of the generator, which editing vectors belong to."""
         return digest_of(cast(Generator, self.generator).state_dict())
 
-    def maps(self, path: str | None = None) -> Maps | None:
-        """Feature maps of the classifier that compares pictures: this run's, or the recipe's; None without one.
+    def maps(self, given: GenModule | None = None) -> Maps | None:
+        """Feature maps of the classifier that compares pictures: this one, or the recipe's; None without one.
 
         Raises:
             UserError: it has no maps, or reads other pictures.
         """
-        path = path or self.recipe.model.perceptual
-        if path is None or self.open_run is None:
-            return None
-        opened = self.open_run(path).to(self.device)
+        where, path = "--classifier", self.recipe.model.perceptual
+        if given is None:
+            if path is None or self.open_run is None:
+                return None
+            where, given = "model.perceptual", self.open_run(path)
+        opened = given.to(self.device)
         network = getattr(opened.model, "network", None)
         if not isinstance(network, ResNetClassifier) or network.noise_conditioned:
             raise UserError(
                 f"has no maps to compare clean pictures by (family {opened.recipe.family}): give a run of classifier "
                 "whose network is a resnet, without model.noise",
-                path,
+                where,
             )
         if opened.spec.shape != self.spec.shape:
-            raise UserError(f"reads pictures of {opened.spec.shape}, these are {self.spec.shape}", path)
+            raise UserError(f"reads pictures of {opened.spec.shape}, these are {self.spec.shape}", where)
         network.eval().requires_grad_(False)
         return network.maps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,17 @@ def test_samples_relabelled_a_vector_kept_applied_and_refused(
 ) -> None:
     vector = tmp_path / "v.safetensors"
     found = edited(
-        call, made, "--relabel", "ink=paper", "-n", 3, *STEPS, "-o", tmp_path / "a.npz", "--save-vector", vector
+        call,
+        made,
+        "--relabel",
+        "ink=paper",
+        "-n",
+        3,
+        *STEPS,
+        "-o",
+        tmp_path / "a.npz",
+        "--save-vector",
+        vector,
     )
     assert (found["count"], found["edited"], found["psnr"]) == (3, 3, None)
     assert found["method"] == "editgan"
@@ -76,7 +87,17 @@ def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
 ) -> None:
     vector = tmp_path / "v.safetensors"
     edited(
-        call, made, "--relabel", "ink=paper", "-n", 2, *STEPS, "-o", tmp_path / "a.npz", "--save-vector", vector
+        call,
+        made,
+        "--relabel",
+        "ink=paper",
+        "-n",
+        2,
+        *STEPS,
+        "-o",
+        tmp_path / "a.npz",
+        "--save-vector",
+        vector,
     )
     fixed = ("--vector", vector, "--refine", 2)
     one = [
@@ -245,7 +266,9 @@ def test_what_an_edit_would_ignore_is_refused(made: dict[str, Path], tmp_path: P
     call("edit", run, "--vector", vector, *STEPS, "-q").refused(2, "--iterations", "--refine")
     call("edit", run, "--save-codes", tmp_path / "k", *STEPS, "-q").refused(2, "--iterations", "--mask")
     for option in (("--paste",), ("--widen", 1), ("--region", "classes")):
-        call("edit", run, made["photo"], "--method", "editgan", *option, "-q").refused(2, option[0], "no edit")
+        call("edit", run, made["photo"], "--method", "editgan", *option, "-q").refused(
+            2, option[0], "no edit"
+        )
     bare = ("edit", run, "--vector", vector, "-n", 1, "-o", tmp_path / "b.npz")
     call(*bare, "-q", "--classifier", run).refused(2, "--classifier", "no pictures are compared")
     done = call(*bare)
@@ -253,3 +276,38 @@ def test_what_an_edit_would_ignore_is_refused(made: dict[str, Path], tmp_path: P
     assert "compared by pixels" not in done.err
     assert not (tmp_path / "x.npz").exists()
     assert not (tmp_path / "k").exists()
+
+
+def test_the_run_keeps_what_compares_pictures(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    """Moved, and the classifier deleted, it is resumed and edits as before; without its copy it asks for another."""
+    small = ["trainer.max_steps=1", "model.network.channels=8"]
+    own = train("classifier/digits-small", small, run_dir=tmp_path / "own").run
+    changes = [f"base={made['generator']}", f"model.perceptual={own}", "model.heads=2", "model.labelled=4"]
+    changes += ["model.encoder.channels=4", "data.batch_size=4", "encoder_optimizer.schedule=constant"]
+
+    def to(steps: int, name: str, resume: str | None = None) -> Path:
+        asked = [*changes, f"trainer.max_steps={steps}"]
+        return train(
+            "editgan/digits8-small", asked, run_dir=tmp_path / name, resume=resume, allow_change=True
+        ).run
+
+    whole, part = to(4, "whole"), to(2, "part")
+    fixed = (made["photo"], *INVERT, "--method", "editgan", "-o")
+    named = edited(call, {**made, "run": whole}, *fixed, tmp_path / "a.npz", "--classifier", own)
+    other = tmp_path / "other"
+    shutil.copytree(own, other)
+    shutil.rmtree(own)
+    part.rename(tmp_path / "moved")
+    part = to(4, "moved", "auto")
+    ends = [load_file(run / "model.safetensors") for run in (whole, part)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    found = edited(call, {**made, "run": part}, *fixed, tmp_path / "b.npz")
+    assert found["psnr"] == named["psnr"]
+    assert np.array_equal(*(np.load(tmp_path / f"{name}.npz")["arr_0"] for name in "ab"))
+    shutil.rmtree(part / "perceptual")
+    call("edit", part, *fixed, tmp_path / "c.npz", "-q").refused(2, str(own), "--classifier names another")
+    again = edited(call, {**made, "run": part}, *fixed, tmp_path / "c.npz", "--classifier", other)
+    assert again["psnr"] == named["psnr"]
+    call("edit", part, *fixed, tmp_path / "d.npz", "-q", "--classifier", made["generator"]).refused(
+        2, "--classifier", "has no maps", "stylegan2"
+    )

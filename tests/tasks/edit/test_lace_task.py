@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gentool.errors import UserError
 from gentool.families.lace.control import Target
+from gentool.runs.folder import RunFolder
 from gentool.runs.samples import read_samples
-from gentool.runs.weights import load_weights, save_weights
+from gentool.runs.weights import fingerprint, load_weights, save_weights
 from gentool.tasks.edit.lace_scores import changed, edit_strengths, relative_strengths
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.model.load import load_run
@@ -261,3 +263,37 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(runs: dict[str, Path
     ends = [load_run(done.run)[2].model.state_dict() for done in (whole, parts)]
     assert parts.steps == 20
     assert all((value == ends[1][name]).all() for name, value in ends[0].items())
+
+
+def test_the_run_keeps_its_labellers_and_needs_them_nowhere_else(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two attributes of one labeller: a copy. Moved, and the labeller deleted, it is resumed and judged as before."""
+    own = tmp_path / "labeller"
+    shutil.copytree(runs["labeller"], own)
+    read = f"{{source: classifier, run: {own}}}"
+    changes = [f"base={runs['generator']}", f"model.attributes={{digit: {read}, again: {read}}}"]
+    changes += ["model.latents=300", "data.batch_size=64", "trainer.checkpoint_every=4"]
+
+    def to(steps: int, name: str, resume: str | None = None) -> Path:
+        asked = [*changes, f"trainer.max_steps={steps}"]
+        return train(
+            "lace/digits-small", asked, run_dir=tmp_path / name, resume=resume, allow_change=True
+        ).run
+
+    whole = to(8, "whole")
+    before = evaluate(str(whole)).metrics
+    part = to(4, "part")
+    copy = RunFolder(part / "labeller-digit")
+    assert [path.name for path in part.glob("labeller-*")] == ["labeller-digit"]
+    assert RunFolder(part).read_provenance()["labeller-digit"]["sha256"] == fingerprint(copy.weights)
+    with open(own / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(UserError, match="not those this run began with") as refused:
+        to(8, "part", "auto")
+    assert refused.value.where == "model.attributes.digit.run"
+    shutil.rmtree(own)
+    part.rename(tmp_path / "moved")
+    ends = [load_run(run)[2].model.state_dict() for run in (whole, to(8, "moved", "auto"))]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert evaluate(str(tmp_path / "moved")).metrics == before

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gentool.families.lace.module import LaceModule
-    from gentool.tasks.edit.lace import How
+    from gentool.tasks.edit.lace_leading import How
     from gentool.tasks.edit.lace_scores import Verdict
 
 COMPOSED = ("digit=7 and slant=0.7", "digit=3 or digit=8", "digit=1 and not thick")
@@ -111,7 +111,7 @@ def edited(
 ) -> dict[str, Any]:
     """Figures of an edit, and the pictures and latents it ends on."""
     from gentool.families.lace.formula import parse
-    from gentool.tasks.edit.lace import led, rendered
+    from gentool.tasks.edit.lace_leading import led, rendered
 
     nodes = [parse(text, module.attributes()) for text in formulas]
     latents, failed, nfe = led(module, nodes, rows, seed, how)
@@ -128,7 +128,7 @@ def by_sampler(module: LaceModule, verdict: Verdict, scale: Scale, seed: int) ->
     from gentool.data import open_set, to_model
     from gentool.families.lace.samplers import Settings
     from gentool.metrics.frechet import frechet_distance
-    from gentool.tasks.edit.lace import How
+    from gentool.tasks.edit.lace_leading import How
 
     data = open_set(module.recipe.data, "train")
     real = verdict.moments(to_model(data.take(range(min(10_000, len(data)))).x))
@@ -164,7 +164,7 @@ def by_sampler(module: LaceModule, verdict: Verdict, scale: Scale, seed: int) ->
 
 def agreement(module: LaceModule, verdict: Verdict, seed: int) -> float:
     """The share of the generator's own pictures that labeller and judge read alike."""
-    from gentool.tasks.edit.lace import rendered
+    from gentool.tasks.edit.lace_leading import rendered
 
     rows = range(30_000, 30_500)
     pictures = rendered(module, module.latents(seed, rows), module.held_labels(rows))
@@ -239,7 +239,7 @@ def study(scale: Scale, folder: Path, seed: int, what: str) -> Result:
         what: the pictures, in words, for the claims.
     """
     from gentool.families.lace.control import Anchors
-    from gentool.tasks.edit.lace import How
+    from gentool.tasks.edit.lace_leading import How
 
     runs, figures = prepared(scale, folder, seed)
     module, verdict = opened(runs, "lace")

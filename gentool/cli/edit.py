@@ -144,6 +144,13 @@ def edit(
         Path | None,
         _option(metavar="DIR", help="editgan: keep each picture's latents, and its label map to repaint."),
     ] = None,
+    layers: Annotated[
+        list[str] | None,
+        _option(
+            metavar="A-B",
+            help="editgan: layers of W+ that an edit may change (0-3,6). lace: those of an attribute, NAME=A-B (all).",
+        ),
+    ] = None,
     refine: Annotated[
         int | None, _option(min=0, metavar="N", help="editgan: steps that rid a vector of side effects (0).")
     ] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gentool.cli.edit_methods.base import Given, Method, flag, numbers
+from gentool.cli.edit_methods.base import Given, Method, flag, numbers, whole_numbers
 from gentool.cli.output import emit, note
 from gentool.errors import UserError
 
@@ -22,6 +22,7 @@ def _editgan(given: Given) -> None:
         relabel=[_pair(text) for text in given["relabel"] or ()],
         vector=given["vector"],
         scales=None if given["scale"] is None else numbers(given["scale"], "--scale"),
+        layers=whole_numbers(",".join(given["layers"]), "--layers") if given["layers"] else None,
         paste=bool(given["paste"]),
         **chosen,
     )
@@ -66,7 +67,7 @@ OF_PHOTOS = ("invert_steps", "invert_from", "invert_noise", "train", "resize", "
 def _refuse_idle(given: Given) -> None:
     """Raises a `UserError` for what this edit would ignore."""
     source, painted = given["source"], given["mask"] is not None or bool(given["relabel"])
-    said = {key for key, value in given.items() if value is not None and value is not False}
+    said = {key for key, value in given.items() if value is not False and value not in (None, [], ())}
     if source is None or Path(source).suffix.lower() == ".safetensors":
         told = "samples are edited" if source is None else f"{source} holds latents"
         for key in OF_PHOTOS:
@@ -76,7 +77,7 @@ def _refuse_idle(given: Given) -> None:
         other = "; a vector's steps are --refine" if "vector" in said else ""
         raise UserError(f"is for --mask and --relabel{other}", flag("iterations"))
     if not painted and "vector" not in said:
-        for key in ("region", "widen", "paste"):
+        for key in ("region", "widen", "paste", "layers"):
             if key in said:
                 raise UserError("no edit is asked for: it is for --mask, --relabel and --vector", flag(key))
 
@@ -106,6 +107,7 @@ EDITGAN = Method(
             "invert_noise",
             "region",
             "widen",
+            "layers",
             "paste",
             "train",
             "resize",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gentool.cli.edit_methods.base import Given, Method
+from gentool.cli.edit_methods.base import Given, Method, whole_numbers
 from gentool.cli.output import emit, note
 from gentool.errors import UserError
 
@@ -24,7 +24,8 @@ def _lace(given: Given) -> None:
     from gentool.families.lace.energy import Operators
     from gentool.families.lace.samplers import Settings
     from gentool.recipes.overrides import parse_block
-    from gentool.tasks.edit.lace import How, edit
+    from gentool.tasks.edit.lace import edit
+    from gentool.tasks.edit.lace_leading import How
 
     quiet, sampler = given["quiet"], given["sampler"] or "ode"
     constants = parse_block(given["change"] or (), Constants, "--set")
@@ -45,6 +46,8 @@ def _lace(given: Given) -> None:
         code_temperature=constants.code_temperature,
         anchors=replace(Anchors(), **said) if said else None,
         together=constants.led_by == "all",
+        reweight=constants.reweight,
+        layers=dict(_layers(text) for text in given["layers"] or ()),
         truncation=constants.truncation,
     )
     with progress("leading", "sample", quiet) as report:
@@ -76,6 +79,13 @@ def _lace(given: Given) -> None:
     emit(done.document(), str(done.path), given["json"])
 
 
+def _layers(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, layers = text.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"expected an attribute and its layers (digit=0-3), not {text!r}", "--layers")
+    return name.strip(), whole_numbers(layers, "--layers")
+
+
 def _refuse_idle(sampler: str, given: Given, said: set[str]) -> None:
     """Raises a `UserError` for what this sampler would ignore."""
     flags = {key for key in ("tolerance", "temperature") if given[key] is not None}
@@ -102,6 +112,7 @@ LACE = Method(
             "allow_same_judge",
             "condition",
             "change",
+            "layers",
         }
     ),
     required=("formula",),

@@ -128,6 +128,7 @@ def edit(
         "invert_from": wish.invert_from,
         "invert_steps": wish.invert_steps,
         "invert_noise": wish.noise,
+        "layers": None if wish.layers is None else list(wish.layers),
         "perceptual": classifier or resolved.recipe.model.perceptual,
     }
     provenance = {**origin(run, resolved), "input": found.name, "edit": how}

@@ -80,6 +80,15 @@ def test_samples_relabelled_a_vector_kept_applied_and_refused(
     two = edited(call, made, *fixed, "--scale", 2, "--refine", 0, "-o", tmp_path / "d.npz")
     assert two["moved_by_layer"] == pytest.approx([2 * n for n in one["moved_by_layer"]], rel=1e-4)
     call("edit", made["run"], "--vector", made["photo"], "-q").refused(4, "safetensors")
+    part = edited(call, made, *fixed, "--layers", "0,2-3", "-o", tmp_path / "e.npz")
+    assert part["layers"] == [0, 2, 3]
+    assert part["moved_by_layer"] == [0 if i == 1 else n for i, n in enumerate(one["moved_by_layer"])]
+    part = edited(
+        call, made, "--relabel", "ink=paper", "-n", 2, *STEPS, "--layers", "1", "-o", tmp_path / "f.npz"
+    )
+    assert [n > 0 for n in part["moved_by_layer"]] == [False, True, False, False]
+    for text, words in (("4", "layers 0 to 3, not 4"), ("1-", "0-3,6"), ("2-1", "0-3,6"), ("a", "0-3,6")):
+        call("edit", made["run"], *fixed, "--layers", text, "-q").refused(2, "--layers", words)
 
 
 def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
@@ -265,7 +274,7 @@ def test_what_an_edit_would_ignore_is_refused(made: dict[str, Path], tmp_path: P
         call("edit", run, codes, *quiet).refused(2, option[0], codes.name, "nothing is inverted")
     call("edit", run, "--vector", vector, *STEPS, "-q").refused(2, "--iterations", "--refine")
     call("edit", run, "--save-codes", tmp_path / "k", *STEPS, "-q").refused(2, "--iterations", "--mask")
-    for option in (("--paste",), ("--widen", 1), ("--region", "classes")):
+    for option in (("--paste",), ("--widen", 1), ("--region", "classes"), ("--layers", "0")):
         call("edit", run, made["photo"], "--method", "editgan", *option, "-q").refused(
             2, option[0], "no edit"
         )

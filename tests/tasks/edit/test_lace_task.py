@@ -147,7 +147,7 @@ def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) ->
     said = ("--formula", "digit=0 or digit=3", "--formula", "not thick", "-n", 3)
     plain = lace(call, runs, tmp_path / "plain.npz", *said)
     whole = np.load(plain["path"])["arr_0"]
-    for change in ("gamma=1", "push=5", "led_by=last", "logit_temperature=4"):
+    for change in ("gamma=1", "push=5", "led_by=last", "logit_temperature=4", "reweight=true"):
         other = lace(call, runs, tmp_path / f"{change}.npz", *said, "--set", change)
         assert not np.array_equal(np.load(other["path"])["arr_0"], whole), change
     refused = call("edit", runs["lace"], "--method", "lace", *said, "--set", "truncation=0.5", "-q")
@@ -172,6 +172,9 @@ def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) ->
             ["--formula", "digit=1", "--sampler", "rejection", "--set", "code_temperature=true"],
             ["--set code_temperature", "densities"],
         ),
+        (["--formula", "digit=1", "--layers", "digit=0-3"], ["--layers", "no layers"]),
+        (["--formula", "digit=1", "--layers", "0-3"], ["--layers", "digit=0-3"]),
+        (["--formula", "digit=1", "--layers", "digit=3-1"], ["--layers", "0-3,6"]),
         (["--formula", "digit=1", "--condition", "3"], ["--condition", "has no classes"]),
         (["--formula", "digit=1", "--formula", "slant=2"], ["formula, column 7", "a number from 0 to 1"]),
         ([], ["--formula", "lace needs it"]),
@@ -297,3 +300,28 @@ def test_the_run_keeps_its_labellers_and_needs_them_nowhere_else(
     ends = [load_run(run)[2].model.state_dict() for run in (whole, to(8, "moved", "auto"))]
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
     assert evaluate(str(tmp_path / "moved")).metrics == before
+
+
+def test_an_edit_of_some_layers_alone(tmp_path: Path, call: Call) -> None:
+    """The latents are led alike; the picture takes them up in those layers, and keeps the sample's in the others."""
+    thin = ["model.network={latent: 8, style: 8, layers: 1, channel_base: 64, channel_max: 8}"]
+    thin += ["model.discriminator={channel_base: 64, channel_max: 8}", "trainer.max_steps=1"]
+    base = train("stylegan2/digits8-small", thin, run_dir=tmp_path / "generator").run
+    changes = [f"base={base}", "model.attributes={slant: {source: measure, measure: slant}}"]
+    changes += ["model.latents=200", "trainer.max_steps=20", "optimizer.warmup=0"]
+    run = train("lace/digits-small", changes, run_dir=tmp_path / "lace").run
+    found = {}
+    for name, layers in {
+        "all": (),
+        "none": ("--layers", "slant=0"),
+        "same": ("--layers", "slant=0-3"),
+    }.items():
+        out = tmp_path / f"{name}.h5"
+        done = call(
+            "edit", run, "--method", "lace", "--formula", "slant=1", "-n", 3, "-o", out, "--json", *layers
+        )
+        assert done.code == 0, done.err
+        found[name] = read_samples(out)
+    assert np.array_equal(found["all"].array, found["same"].array)
+    assert not np.array_equal(found["all"].array, found["none"].array)
+    assert found["none"].provenance["edit"]["layers"] == {"slant": [0]}

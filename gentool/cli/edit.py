@@ -75,7 +75,8 @@ def edit(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, _option(metavar="NAME", help="lace: ode (default), langevin, pc or rejection (exact).")
+        str | None,
+        _option(metavar="NAME", help="lace: ode (default), langevin, pc, rejection (exact), rejection-ode."),
     ] = None,
     temperature: Annotated[
         float | None,

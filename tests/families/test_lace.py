@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,42 @@ def test_an_edited_attribute_is_not_held_under_another_name() -> None:
             for nu in (0.0, 2.0)
         )
         torch.testing.assert_close(free - tied, 2 * held)
+
+
+@dataclass(frozen=True)
+class Wells:
+    """A density whose mode at 2 is true, and at -2 half true: log p of -4, and a slope towards it."""
+
+    bound: float = 0.0
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        u = z[:, 0]
+        return torch.maximum(-((u - 2) ** 2), -4 - (u + 2) ** 2)
+
+    def at(self, rows: torch.Tensor) -> Wells:
+        return self
+
+
+def test_from_the_posterior_the_ode_ends_at_its_modes_as_often_as_they_weigh() -> None:
+    """From samples it ends at whichever is nearer."""
+    rows = range(400)
+    noise = Noise(0, rows, (1,), dtype=torch.float64)
+    z = noise.normal("prior")
+
+    def share(sampler: str) -> float:
+        found = lead(Wells(), sampler, z, noise, Settings())  # type: ignore[arg-type]
+        assert not found.failed.any()
+        ends = found.z[:, 0]
+        assert sampler == "rejection" or ((ends.abs() - 2).abs() < 0.05).all()
+        return float((ends > 0).double().mean())
+
+    u = torch.linspace(-12, 12, 100_001, dtype=torch.float64)[:, None]
+    weight = (Wells()(u) - u[:, 0] ** 2 / 2).exp()
+    expected = float(weight[u[:, 0] > 0].sum() / weight.sum())
+    error = 3 * math.sqrt(expected * (1 - expected) / len(rows))
+    assert share("rejection") == pytest.approx(expected, abs=error)
+    assert share("rejection-ode") == pytest.approx(expected, abs=2 * error)
+    assert share("ode") < expected - 0.2
 
 
 def test_formulas_add_up_by_their_weights_and_so_do_their_bounds() -> None:

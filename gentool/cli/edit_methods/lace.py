@@ -11,6 +11,7 @@ READS = {
     "langevin": {"temperature", "rate", "steps"},
     "pc": {"pc_steps", "corrections", "snr", "stale_score"},
     "rejection": set[str](),
+    "rejection-ode": {"tolerance", "t_end"},
 }
 """What each sampler reads beside what all do."""
 
@@ -94,7 +95,7 @@ def _refuse_idle(sampler: str, given: Given, said: set[str]) -> None:
         if readers and sampler in READS and sampler not in readers:
             where = f"--{name}" if name in flags else f"--set {name}"
             raise UserError(f"the sampler {sampler} does not read it; it is for {', '.join(readers)}", where)
-    if sampler == "rejection" and "code_temperature" in said:
+    if sampler.startswith("rejection") and "code_temperature" in said:
         raise UserError("rejection samples densities, and this is none", "--set code_temperature")
 
 

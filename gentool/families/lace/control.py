@@ -11,7 +11,7 @@ from torch import Tensor
 from gentool.families.lace.energy import Operators, term_log_prob
 from gentool.families.lace.formula import Node, terms
 from gentool.families.lace.module import LaceModule
-from gentool.families.lace.samplers import SAMPLERS, Found, Settings, rejection
+from gentool.families.lace.samplers import SAMPLERS, Found, Settings, ode, rejection
 from gentool.noise import Noise
 
 
@@ -96,12 +96,24 @@ class Target:
         return self.anchors.near * apart + self.anchors.logits * sum(others, z.new_zeros(len(z)))
 
 
+def onward(target: Target, drawn: Found, z: Tensor, noise: Noise, how: Settings) -> Found:
+    """The ODE from draws of the posterior: near a mode each, as often as the posterior has it.
+
+    From samples of the prior (equation 7) it climbs to whatever mode is nearest, where a formula of several attributes
+    may be true by halves.
+    """
+    lost = drawn.failed[:, None]
+    found = ode(target, torch.where(lost, z, drawn.z), noise, how)
+    return Found(found.z.masked_fill(lost, torch.nan), found.failed | drawn.failed, drawn.nfe + found.nfe)
+
+
 def lead(target: Target, sampler: str, z: Tensor, noise: Noise, how: Settings) -> Found:
     """Latents z (B, d) led by the sampler of this name (`samplers.NAMES`).
 
     Raises:
         UserError: rejection of what is no density.
     """
-    if sampler == "rejection":
-        return rejection(lambda z, rows: target.at(rows)(z), z, noise, target.bound)
+    if sampler.startswith("rejection"):
+        drawn = rejection(lambda z, rows: target.at(rows)(z), z, noise, target.bound)
+        return drawn if sampler == "rejection" else onward(target, drawn, z, noise, how)
     return SAMPLERS[sampler](target, z, noise, how)

@@ -38,7 +38,7 @@ class Led:
         formulas: as they were understood, one an edit.
         failed: numbers of the samples that could not be led; their pictures are as before.
         scores: see `lace_scores.Scores`.
-        nfe: gradients (of `rejection`: proposals) a sample, all edits together.
+        nfe: gradients (of `rejection`: proposals; of `rejection-ode`: both) a sample, all edits together.
     """
 
     path: Path

@@ -123,7 +123,7 @@ def test_drift_is_how_far_readings_are_apart() -> None:
     assert changed(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 4, 3])) == 0.5
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "rejection"])
+@pytest.mark.parametrize("sampler", ["langevin", "rejection", "rejection-ode"])
 def test_other_samplers(sampler: str, runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
     found = lace(call, runs, tmp_path / "o.npz", "--formula", "digit=0", "--sampler", sampler, "-n", 30)
     assert found["accuracy"]["after"] > found["accuracy"]["before"] + 0.3
@@ -161,6 +161,7 @@ def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) ->
         (["--formula", "(digit=1"], ["column 1", "never closed", "^"]),
         (["--formula", "digit=1", "--sampler", "odee"], ["--sampler", "ode, langevin, pc, rejection"]),
         (["--formula", "not thick", "--sampler", "rejection"], ["not is a push"]),
+        (["--formula", "not thick", "--sampler", "rejection-ode"], ["not is a push"]),
         (["--formula", "digit=1", "--tolerance", "0"], ["must be above 0"]),
         (["--formula", "digit=1", "--set", "steps=3"], ["--set steps", "ode does not read it", "langevin"]),
         (["--formula", "digit=1", "--temperature", "1"], ["--temperature", "ode does not read it"]),

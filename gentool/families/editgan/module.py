@@ -143,8 +143,8 @@ class EditganModule(GenModule):
     # Labels
 
     def lessons(self) -> Lessons:
-        """What the heads learn from."""
-        if self._lessons is None:
+        """What the heads learn from, where the module is: it counts the labels before the trainer moves it."""
+        if self._lessons is None or self._lessons.codes.device != self.device:
             config, count = self.recipe.model, len(self.class_names)
             if isinstance(config.labels, FromMasks):
                 which, maps = labelling.read_masks(

@@ -10,7 +10,7 @@ What it cannot show: kernels that differ or are missing, float16, memory, stream
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "far"
 aten = torch.ops.aten
@@ -109,11 +108,20 @@ def _far(x: object) -> bool:
 
 
 def _near(x: Any) -> Any:
-    return x.near if _far(x) else x
+    """Arguments as the CPU's operation takes them: tensors stand alone or in lists."""
+    if isinstance(x, FarTensor):
+        return x.near
+    if isinstance(x, (list, tuple)):
+        return type(x)([_near(each) for each in x])
+    return x
 
 
 def _wrap(x: Any) -> Any:
-    return FarTensor(x) if isinstance(x, Tensor) and not _far(x) else x
+    if isinstance(x, Tensor):
+        return x if isinstance(x, FarTensor) else FarTensor(x)
+    if isinstance(x, (list, tuple)):
+        return type(x)([_wrap(each) for each in x])
+    return x
 
 
 @cache
@@ -121,6 +129,14 @@ def _takes_scalars(func: Any) -> bool:
     """Whether CUDA takes a CPU tensor without dimensions here."""
     tensors = [a for a in func._schema.arguments if "Tensor" in str(a.type) and not a.kwarg_only]
     return func in _SCALARS or (torch.Tag.pointwise in func.tags and len(tensors) <= 2)
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _leaves(value)
+        else:
+            yield value
 
 
 def _refuse_what_cuda_refuses(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -131,11 +147,9 @@ def _refuse_what_cuda_refuses(func: Any, args: tuple[Any, ...], kwargs: dict[str
     """
     if func in _ACROSS:
         return
-    indexed = func in _INDEXED and _far(args[0])
-    leaves = tree_leaves(((args[0], *args[2:]) if indexed else args, kwargs))
-    if not any(map(_far, leaves)) and not indexed:
-        return
-    for x in leaves:
+    if func in _INDEXED and _far(args[0]):
+        args = (args[0], *args[2:])
+    for x in _leaves((*args, *kwargs.values())):
         if isinstance(x, Tensor) and not _far(x) and (x.ndim or not _takes_scalars(func)):
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, far:0 and cpu! "
@@ -150,16 +164,22 @@ def _computed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     stays = device is None or torch.device(device).type == NAME
     if device is not None and stays:
         kwargs["device"] = torch.device("cpu")
-    with torch.utils._mode_utils.no_dispatch():
-        out = func(*tree_map(_near, args), **tree_map(_near, kwargs))
+    out = func(*map(_near, args), **{key: _near(value) for key, value in kwargs.items()})
     if torch.Tag.inplace_view in func.tags:
-        with torch.utils._mode_utils.no_dispatch():
+        with torch._C._DisableTorchDispatch():
             func(*args, **kwargs)  # the shape that the wrapper shows
         return args[0]
-    if func._schema.is_mutable:
-        given = {id(x.near): x for x in tree_leaves((args, kwargs)) if _far(x)}
-        return tree_map(lambda x: given.get(id(x)) if id(x) in given else (_wrap(x) if stays else x), out)
-    return tree_map(_wrap, out) if stays else out
+    if not func._schema.is_mutable:
+        return _wrap(out) if stays else out
+    for x in _leaves((*args, *kwargs.values())):
+        if _far(x) and x.shape != x.near.shape:  # an output that had no size yet
+            x.data = FarTensor(x.near)
+    given = {
+        id(x.near if _far(x) else x): x for x in _leaves((*args, *kwargs.values())) if isinstance(x, Tensor)
+    }
+    if isinstance(out, Tensor):
+        return given[id(out)] if id(out) in given else _wrap(out)
+    return tuple(given[id(x)] if id(x) in given else _wrap(x) for x in out) if out is not None else None
 
 
 def _empty(size: Any, *, dtype: Any = None, memory_format: Any = None, **_: Any) -> FarTensor:

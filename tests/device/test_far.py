@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,13 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from tests.device.far import FarTensor, far_device
-
-
-@pytest.fixture
-def far() -> Iterator[torch.device]:
-    with far_device() as device:
-        yield device
+from tests.device.far import FarTensor
 
 
 def network() -> nn.Module:
@@ -52,6 +46,7 @@ def test_tensors_are_made_where_they_are_asked_for(name: str, far: torch.device)
     made = FACTORIES[name](far)
     assert made.device == far
     assert isinstance(made, FarTensor)
+    assert made.shape == made.near.shape
     assert made.cpu().device.type == "cpu"
 
 

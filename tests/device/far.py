@@ -1,8 +1,8 @@
 """`far:0`: a make-believe accelerator. It computes, on the CPU, and refuses what CUDA refuses.
 
 A tensor on it wraps one of the CPU's, and every operation unwraps, computes and wraps again: values, gradients, `vmap`
-and `jvp` are those of the CPU. An operation raises as it would on a GPU where it meets a tensor, a generator or NumPy on
-the other side. So a tensor made on the wrong device fails here, without a GPU.
+and `jvp` are those of the CPU. An operation raises as it would on a GPU where it meets a tensor, a generator or NumPy
+on the other side. So a tensor made on the wrong device fails here, without a GPU.
 
 What it cannot show: kernels that differ or are missing, float16, memory, streams, code that asks for "cuda" by name.
 """

@@ -42,8 +42,10 @@ def fit(
     say: Say,
     folder: Path,
     private: PrivateTraining | None = None,
-) -> None:
-    """Lightning's loop over the steps that are left.
+) -> torch.device:
+    """Lightning's loop over the steps that are left; returns where this process worked.
+
+    Afterwards the module is on the CPU, wherever it was trained: Lightning brings it back.
 
     Args:
         folder: where the loggers of the recipe write.
@@ -105,6 +107,7 @@ def fit(
             "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
             f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
+    return trainer.strategy.root_device
 
 
 def strategy_of(module: GenModule, config: TrainerConfig) -> str | Strategy:

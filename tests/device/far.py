@@ -211,6 +211,9 @@ class _Module(backend_registration._DummyBackendModule):
     def manual_seed(self, seed: int) -> None:
         """Draws are the CPU's: nothing of its own to seed."""
 
+    def synchronize(self, device: Any = None) -> None:
+        """Every operation is done when it returns."""
+
     def get_rng_state(self, device: Any = None) -> Tensor:
         return torch.get_rng_state()
 

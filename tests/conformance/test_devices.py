@@ -80,6 +80,7 @@ def test_a_family_computes_the_same_on_another_device(case: str, far: torch.devi
     samples, first = outcome(module), gradients(module, batch)
     module.load_state_dict(before)
     module.to(far)
+    assert module.base is None or module.base.device == far
     close(outcome(module), samples)
     for found, wanted in zip(gradients(module, batch), first, strict=True):
         assert float((found.cpu() - wanted).norm()) <= 1e-3 * float(wanted.norm()) + 1e-6

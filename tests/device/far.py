@@ -82,6 +82,13 @@ class FarTensor(Tensor):
             "can't convert far:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
+    def untyped_storage(self) -> Any:
+        return self.near.untyped_storage()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A file holds the values; who reads it says which device they go to."""
+        return self.near.detach().__reduce_ex__(protocol)
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return self.numpy()
 

@@ -65,7 +65,7 @@ def far_machine() -> Iterator[torch.device]:
     with far_device() as far, ExitStack() as patched:
         for module in tasks:
             if getattr(module, "best_device", None) is best_device:
-                patched.enter_context(mock.patch.object(module, "best_device", lambda: far))
+                patched.enter_context(mock.patch.object(module, "best_device", return_value=far))
         patched.enter_context(mock.patch.object(Ranks, "device", far))
         patched.enter_context(mock.patch.object(loop, "Trainer", far_trainer))
         yield far

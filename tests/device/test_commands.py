@@ -38,9 +38,8 @@ def test_a_run_is_trained_resumed_and_used_there(
 ) -> None:
     source, run = recipe(case, tmp_path), tmp_path / "run"
     for steps, resume in ((2, ()), (4, ("--resume", "auto"))):
-        done = call(
-            "train", source, *SHORT, f"trainer.max_steps={steps}", "--run-dir", run, *resume, "--allow-change", "-q"
-        )
+        until = (f"trainer.max_steps={steps}", "--allow-change")
+        done = call("train", source, *SHORT, *until, "--run-dir", run, *resume, "-q")
         assert done.code == 0, done.err
     lives = json.loads((run / "provenance.json").read_text())["lives"]
     assert [life["device"] for life in lives] == [str(machine)] * 2

@@ -331,7 +331,9 @@ def test_a_batch_that_does_not_divide_is_refused_and_the_folder_stays_free(
     assert call("train", *SHORT, "--run-dir", run).code == 0
 
 
-def test_an_accelerator_without_float64_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accelerator_without_float64_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lightning would choose Apple's GPU where there is one."""
     monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
     learn(tmp_path / "run")

@@ -15,7 +15,7 @@ QUICK = Scale(
     generator=("stylegan2/mnist32-small", ()),
     reader=(
         "classifier/mnist-small",
-        ("model.network={name: cnn, channels: [16, 32, 64]}", "trainer.max_steps=600"),
+        ("model.network={name: cnn, channels: [16, 32, 64]}", "trainer.max_steps=1800"),
     ),
     lace=("lace/mnist32-small", ("model.latents=10000",)),
     count=50,

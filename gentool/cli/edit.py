@@ -75,7 +75,8 @@ def edit(
         ),
     ] = None,
     sampler: Annotated[
-        str | None, _option(metavar="NAME", help="lace: ode (default), langevin, pc or rejection (exact).")
+        str | None,
+        _option(metavar="NAME", help="lace: ode (default), langevin, pc, rejection (exact), rejection-ode."),
     ] = None,
     temperature: Annotated[
         float | None,
@@ -143,6 +144,13 @@ def edit(
     save_codes: Annotated[
         Path | None,
         _option(metavar="DIR", help="editgan: keep each picture's latents, and its label map to repaint."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        _option(
+            metavar="A-B",
+            help="editgan: layers of W+ that an edit may change (0-3,6). lace: those of an attribute, NAME=A-B (all).",
+        ),
     ] = None,
     refine: Annotated[
         int | None, _option(min=0, metavar="N", help="editgan: steps that rid a vector of side effects (0).")

@@ -15,6 +15,7 @@ from gentool.privacy.statement import rounded_up
 
 if TYPE_CHECKING:
     from gentool.tasks.training.dryrun import DryRun
+    from gentool.tasks.training.resume import Stage
 
 app = typer.Typer(add_completion=False)
 
@@ -63,11 +64,18 @@ def train(
         if value is not None
     ]
     changes = [*(overrides or []), *extra]
-    if dry_run:
-        _dry_run(recipe, changes, json)
-        return
     if resume not in (None, "auto") and run_dir is not None:
         raise UserError("--resume RUN names the folder already; leave --run-dir out")
+    if allow_change and resume is None:
+        raise UserError(
+            "--allow-change is about a run that is gone on with; add --resume auto or --resume RUN"
+        )
+    if dry_run:
+        from gentool.tasks.training.resume import stage
+
+        at = stage(recipe, changes, run_dir=run_dir, resume=resume, allow_change=allow_change)
+        _dry_run(recipe, changes, at, json)
+        return
     from gentool.cli.progress import progress
     from gentool.tasks.train import train as work
 
@@ -97,7 +105,7 @@ def train(
     emit(result, str(done.run), json)
 
 
-def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
+def _dry_run(recipe: str, overrides: list[str], at: Stage | None, json: bool) -> None:
     from gentool.tasks.training.dryrun import dry_run
 
     found = dry_run(recipe, overrides)
@@ -112,12 +120,14 @@ def _dry_run(recipe: str, overrides: list[str], json: bool) -> None:
         "device": found.device,
         "privacy": None if found.plan is None else found.plan.document(),
         "epsilon": found.epsilon,
+        "run": None if at is None else str(at.run),
+        "step": 0 if at is None else at.step,
         "values": [{"key": key, "value": value, "origin": origin} for key, value, origin in found.values()],
     }
     if json:
         emit(result, "", True)
         return
-    _print_dry_run(found)
+    _print_dry_run(found, at)
 
 
 def _shared(found: DryRun) -> str:
@@ -125,7 +135,7 @@ def _shared(found: DryRun) -> str:
     return f"devices     {found.processes}: memory is that of each, speed without communication; {sent}"
 
 
-def _print_dry_run(found: DryRun) -> None:
+def _print_dry_run(found: DryRun, at: Stage | None) -> None:
     from rich.console import Group
 
     from gentool.cli.output import table
@@ -141,6 +151,7 @@ def _print_dry_run(found: DryRun) -> None:
             f"speed       {found.steps_per_second:.3g} steps/s on {found.device}, "
             f"timed at batch {found.measured_batch} and scaled",
             *([] if found.processes == 1 else [_shared(found)]),
+            *([] if at is None else [f"run         {at.run}, at step {at.step} of {at.steps}"]),
             *([] if found.plan is None else [*found.plan.lines(), found.plan.outcome(found.before)]),
         ),
         False,

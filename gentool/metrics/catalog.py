@@ -151,6 +151,14 @@ CLOUD_JSD = MetricInfo(
     {"jsd": False},
     CloudOptions,
 )
+CLOUD_LABELS = MetricInfo(
+    "cloud-labels",
+    "share of clouds whose nearest held-out cloud, by Chamfer distance, has the label they were asked to show",
+    "gentool.metrics.cloud_labels:cloud_labels",
+    _CLOUDS | {"labels"},
+    {"cloud-label-accuracy": True},
+    CloudOptions,
+)
 
 VALUES = ExtractorInfo(
     "values",

@@ -101,7 +101,7 @@ def evaluate(
     unseen = None
     if held_out is not None and "held-out" in needs:
         of_held_out = (info.needs for info in chosen if "held-out" in info.needs)
-        wanted: set[Need] = set().union(*of_held_out) & {"features", "clouds"}
+        wanted: set[Need] = set().union(*of_held_out) & {"features", "clouds", "labels"}
         unseen = look(held_out, eyes, wanted, store, progress)
     evidence = Evidence(ours, theirs, unseen, device, seed)
     judgements: dict[str, Judgement] = {}

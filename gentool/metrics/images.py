@@ -46,11 +46,19 @@ class Images(Protocol):
 
 
 class VectorArray:
-    """Vectors (N, D) or clouds (N, P, 3) in memory, float32, as a samples file holds them; labels are not judged."""
+    """Vectors (N, D) or clouds (N, P, 3) in memory, float32, as a samples file holds them.
 
-    classes: int | None = None
+    Args:
+        labels: (N,) integers, or None.
+        name: what the result calls the set.
 
-    def __init__(self, vectors: np.ndarray, *, name: str = "samples") -> None:
+    Raises:
+        UserError: another type or shape; labels that do not match.
+    """
+
+    def __init__(
+        self, vectors: np.ndarray, labels: np.ndarray | None = None, *, name: str = "samples"
+    ) -> None:
         if vectors.dtype != np.float32 or vectors.ndim not in (2, 3) or 0 in vectors.shape:
             raise UserError(
                 f"{vectors.dtype} {vectors.shape}, expected float32 vectors (N, D) or clouds (N, P, 3)", name
@@ -58,18 +66,40 @@ class VectorArray:
         self.name = name
         self.shape: tuple[int, ...] = vectors.shape[1:]
         self._vectors = vectors
+        self._labels = _checked(labels, len(vectors), name)
+        self.classes = None if self._labels is None else int(self._labels.max()) + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of shape and values."""
-        return hashlib.sha256(repr(self._vectors.shape).encode() + self._vectors.tobytes()).hexdigest()
+        """SHA-256 of shape, values and labels."""
+        digest = hashlib.sha256(repr(self._vectors.shape).encode() + self._vectors.tobytes())
+        if self._labels is not None:
+            digest.update(self._labels.data)
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._vectors)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for start in range(0, len(self), BATCH):
-            yield torch.from_numpy(self._vectors[start : start + BATCH].copy()), None
+            rows = slice(start, start + BATCH)
+            x = torch.from_numpy(self._vectors[rows].copy())
+            yield x, None if self._labels is None else torch.from_numpy(self._labels[rows])
+
+
+def _checked(labels: np.ndarray | None, count: int, name: str) -> np.ndarray | None:
+    """Labels as int64 (count,).
+
+    Raises:
+        UserError: another shape or type, or negative ones.
+    """
+    if labels is None:
+        return None
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"labels are {labels.dtype} of shape {labels.shape}, expected {count} integers", name)
+    if labels.min() < 0:
+        raise UserError("labels must not be negative", name)
+    return labels.astype(np.int64)
 
 
 class ImageArray:
@@ -101,17 +131,9 @@ class ImageArray:
             )
         if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
             raise UserError(f"shape {images.shape}, expected (N, H, W, C) with C = 1 or 3 and N > 0", name)
-        if labels is not None and (
-            labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer)
-        ):
-            raise UserError(
-                f"labels are {labels.dtype} of shape {labels.shape}, expected {len(images)} integers", name
-            )
-        if labels is not None and labels.min() < 0:
-            raise UserError("labels must not be negative", name)
         self.name = name
         self._images = images
-        self._labels = None if labels is None else labels.astype(np.int64)
+        self._labels = _checked(labels, len(images), name)
         height, width, channels = images.shape[1:]
         self.shape: tuple[int, ...] = (channels, height, width)
         self.classes = classes if labels is None or classes is not None else int(labels.max()) + 1
@@ -231,4 +253,4 @@ def check_comparable(samples: Shaped, other: Shaped) -> None:
 
 def as_images(array: np.ndarray, labels: np.ndarray | None) -> Images:
     """Arrays of samples, (N, H, W, C) uint8, (N, D) or (N, P, 3), as the judges take them."""
-    return ImageArray(array, labels) if array.ndim == 4 else VectorArray(array)
+    return ImageArray(array, labels) if array.ndim == 4 else VectorArray(array, labels)

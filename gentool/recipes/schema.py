@@ -248,10 +248,16 @@ class Privacy(Strict):
 
 
 class NamedRun(NamedTuple):
-    """A run folder that a recipe names, and the dotted key at which it does."""
+    """A run folder that a recipe names beside its base.
+
+    Attributes:
+        key: the dotted key at which it does.
+        folder: in which the run of the recipe keeps a copy.
+    """
 
     key: str
     source: str
+    folder: str
 
 
 class Recipe(Strict):
@@ -288,6 +294,6 @@ class Recipe(Strict):
         return "dp-sgd", self.privacy.max_grad_norm if self.privacy else math.inf
 
     @property
-    def teacher(self) -> NamedRun | None:
-        """The run that the model learns from beside the data, of which its own run keeps a copy; None without one."""
-        return None
+    def teachers(self) -> tuple[NamedRun, ...]:
+        """The runs that the model learns from beside the data and its base; its own run keeps copies of them."""
+        return ()

@@ -24,7 +24,7 @@ from gentool.runs.folder import RunFolder, new_path
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import save_weights
 from gentool.tasks.model.base import DIGEST, describe
-from gentool.tasks.model.build import build_module, learn_from_teacher, start_from_base
+from gentool.tasks.model.build import build_module, learn_from_teachers, start_from_base
 from gentool.tasks.model.card import account_of_run, model_card
 from gentool.tasks.model.load import TRAINED_AS, load_run, trained_as
 from gentool.tasks.training.loop import fit, is_main_process, quiet_lightning
@@ -117,7 +117,7 @@ def _train(
     rank_zero = is_main_process()
     base = start_from_base(run, recipe, rank_zero) if families.FAMILIES.get(recipe.family).distils else None
     module = build_module(recipe, dataset.spec, None if base is None else load_run(base.path)[2])
-    teacher = learn_from_teacher(module, run, rank_zero)
+    teachers = learn_from_teachers(module, run, rank_zero)
     module.say = say
     if config.precision == "64-true":  # before the EMA is made and a checkpoint's weights are loaded
         module.double()
@@ -145,7 +145,7 @@ def _train(
         "data_fingerprint": dataset.fingerprint,
         "data_spec": asdict(dataset.spec),
         **({} if base is None else {"base": describe(base)}),
-        **({} if teacher is None else {"teacher": describe(teacher)}),
+        **{folder: describe(copy) for folder, copy in teachers.items()},
     }
     if dataset.skipped:
         provenance["data_skipped"] = [f"{fault.where}: {fault.message}" for fault in dataset.skipped]

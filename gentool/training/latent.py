@@ -17,10 +17,13 @@ class LatentGenerator:
         width: dimensions of w, the space between, which is easier to read than z, and which carries the label; z itself
             (and the label, one-hot) where there is none.
         map: z (B, latent) and labels (B,) int64, None for a generator without classes -> w (B, width).
-        pictures: w (B, width) -> (B, C, H, W), nominally in [-1, 1].
+        pictures: w (B, width) -> (B, C, H, W), nominally in [-1, 1]; where there are several layers, of (B, layers,
+            width) too.
+        layers: parts of the picture's making that take w, each of which may be given one of its own.
     """
 
     latent: int
     width: int
     map: Callable[[Tensor, Tensor | None], Tensor]
     pictures: Callable[[Tensor], Tensor]
+    layers: int = 1

@@ -127,7 +127,7 @@ def test_resuming_needs_the_teacher_no_more_but_refuses_another(teacher: Path, t
     assert RunFolder(part).read_provenance()["teacher"]["sha256"] == fingerprint(copy.weights)
     with open(own / "model.safetensors", "ab") as file:
         file.write(b" ")
-    with pytest.raises(UserError, match="not those this run was distilled from") as refused:
+    with pytest.raises(UserError, match="not those this run began with") as refused:
         to(4, "part", "auto")
     assert refused.value.where == "model.distillation.teacher"
     shutil.rmtree(own)
@@ -214,7 +214,7 @@ def test_a_distillation_token_without_a_teacher_is_refused() -> None:
 
 
 def test_what_cannot_teach_is_refused(teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder: train the model to distil from first") as refused:
+    with pytest.raises(UserError, match="is no run folder: train that model first") as refused:
         train("a-vit/digits-small", [taught("classifier/digits-small")], run_dir=tmp_path / "none")
     assert refused.value.where == "model.distillation.teacher"
     drawing = train(

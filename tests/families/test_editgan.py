@@ -372,6 +372,24 @@ def test_vectors_scale_add_and_come_back() -> None:
     assert torch.equal(moved(ws, 0.0, refine=5), ws)
 
 
+def test_codes_of_other_layers_stay_as_they_are() -> None:
+    """Of an edit, a bare vector and its refinement."""
+    model = Linear()
+    ws = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    region = torch.ones(3, 4, 4, dtype=torch.bool)
+    wanted = 1 - model.render_labelled(ws)[1].argmax(1)
+    whole, part = (editing.edit(model, ws, wanted, region, None, steps=20, layers=n) for n in (None, [1]))
+    assert torch.equal(part.ws[:, 0], ws[:, 0])
+    assert (part.ws[:, 1] != ws[:, 1]).all()
+    assert (part.loss <= part.first).all()
+    assert (whole.ws[:, 0] != ws[:, 0]).all()
+    delta = (whole.ws - ws)[0]
+    for refine in (0, 5):
+        moved = editing.apply_vector(model, ws, delta, 2.0, None, None, refine=refine, layers=[1])[0]
+        assert torch.equal(moved[:, 0], ws[:, 0])
+        assert refine or torch.equal(moved[:, 1], ws[:, 1] + 2 * delta[1])
+
+
 def test_vectors_on_disk(tmp_path: Path) -> None:
     delta, path = torch.randn(5, 4), tmp_path / "v.safetensors"
     Vector(delta, ("hole", "stroke"), "abc", "photo.png").save(path)

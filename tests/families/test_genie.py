@@ -331,7 +331,7 @@ def test_resuming_needs_the_base_no_more_but_refuses_another(head: Path, base: P
     tensors, metadata = load_weights(other / "model.safetensors")
     name = next(n for n, v in tensors.items() if v.dim() == 2)
     save_weights(other / "model.safetensors", {**tensors, name: tensors[name] + 1}, metadata)
-    with pytest.raises(UserError, match="not those this run was distilled from"):
+    with pytest.raises(UserError, match="not those this run began with"):
         train(HEAD[0], (*short, "trainer.max_steps=3"), run_dir=run, resume="auto")
     shutil.rmtree(other)
     assert train(HEAD[0], (*short, "trainer.max_steps=3"), run_dir=run, resume="auto").steps == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from gentool.families.lace.network import LatentClassifier, masked_losses
 from gentool.families.lace.samplers import Settings
 from gentool.noise import Noise
 from gentool.recipes.resolve import resolve_text
+from gentool.tasks.edit.lace_leading import How, moved_layers, rendered_edits, weighted
 from gentool.tasks.model.build import build_module
 from gentool.training.sampling import SampleRequest
 
@@ -213,9 +216,9 @@ def test_the_anchors_hold_the_latent_and_only_the_heads_that_are_not_edited() ->
 
     def value(near: float, logits: float, at: torch.Tensor) -> torch.Tensor:
         before = Before.of(module, z, None)
-        return Target(module, node, Operators(), Anchors(near, logits), None, before)(at)
+        return Target(module, [(1.0, node)], Operators(), Anchors(near, logits), None, before)(at)
 
-    free = Target(module, node, Operators(), Anchors())(moved)
+    free = Target(module, [(1.0, node)], Operators(), Anchors())(moved)
     w, held = module.generator.map(moved, None), Before.of(module, z, None)
     heads = module.heads(moved, w, None)
     apart = (moved - z).square().sum(1) + (w - held.w).square().sum(1)
@@ -238,9 +241,101 @@ def test_an_edited_attribute_is_not_held_under_another_name() -> None:
         heads = module.heads(moved, module.generator.map(moved, None), None)
         held = sum((heads[name] - before.heads[name]).square().sum(1) for name in others)
         free, tied = (
-            Target(module, node, Operators(), Anchors(0, nu), None, before)(moved) for nu in (0.0, 2.0)
+            Target(module, [(1.0, node)], Operators(), Anchors(0, nu), None, before)(moved)
+            for nu in (0.0, 2.0)
         )
         torch.testing.assert_close(free - tied, 2 * held)
+
+
+@dataclass(frozen=True)
+class Wells:
+    """A density whose mode at 2 is true, and at -2 half true: log p of -4, and a slope towards it."""
+
+    bound: float = 0.0
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        u = z[:, 0]
+        return torch.maximum(-((u - 2) ** 2), -4 - (u + 2) ** 2)
+
+    def at(self, rows: torch.Tensor) -> Wells:
+        return self
+
+
+def test_from_the_posterior_the_ode_ends_at_its_modes_as_often_as_they_weigh() -> None:
+    """From samples it ends at whichever is nearer."""
+    rows = range(400)
+    noise = Noise(0, rows, (1,), dtype=torch.float64)
+    z = noise.normal("prior")
+
+    def share(sampler: str) -> float:
+        found = lead(Wells(), sampler, z, noise, Settings())  # type: ignore[arg-type]
+        assert not found.failed.any()
+        ends = found.z[:, 0]
+        assert sampler == "rejection" or ((ends.abs() - 2).abs() < 0.05).all()
+        return float((ends > 0).double().mean())
+
+    u = torch.linspace(-12, 12, 100_001, dtype=torch.float64)[:, None]
+    weight = (Wells()(u) - u[:, 0] ** 2 / 2).exp()
+    expected = float(weight[u[:, 0] > 0].sum() / weight.sum())
+    error = 3 * math.sqrt(expected * (1 - expected) / len(rows))
+    assert share("rejection") == pytest.approx(expected, abs=error)
+    assert share("rejection-ode") == pytest.approx(expected, abs=2 * error)
+    assert share("ode") < expected - 0.2
+
+
+def test_formulas_add_up_by_their_weights_and_so_do_their_bounds() -> None:
+    """As published for edits one after the other: a tenth of those before, ten times the last where it is a number."""
+    module = made(f"{SLANT}, {THICK}").requires_grad_(False)
+    first, second = (parse(text, module.attributes()) for text in ("thick or slant=0.2", "slant=0.9"))
+    z = module.latents(1, range(4))
+    alone = [Target(module, [(1.0, node)], Operators(), Anchors(0, 0)) for node in (first, second)]
+    parts = weighted(module, [first, second], True)
+    assert [weight for weight, _ in parts] == [0.1, 10]
+    both = Target(module, parts, Operators(), Anchors(0, 0))
+    torch.testing.assert_close(both(z), 0.1 * alone[0](z) + 10 * alone[1](z))
+    assert both.bound == pytest.approx(0.1 * math.log(21))
+    assert [weight for weight, _ in weighted(module, [second, first], True)] == [0.1, 1]
+    assert [weight for weight, _ in weighted(module, [second, first], False)] == [1, 1]
+
+
+def test_layers_that_an_edit_does_not_move_keep_the_w_they_had() -> None:
+    module = made(f"{SLANT}, {THICK}")
+    a, b, c = latents = [module.latents(seed, range(3)) for seed in (1, 2, 3)]
+    made_of = module.generator.map
+    ws = made_of(a, None)[:, None].repeat(1, 4, 1)
+    first, second, third = rendered_edits(module, latents, None, [{0, 1}, {1, 3}])
+    torch.testing.assert_close(first, module.generator.pictures(made_of(a, None)))
+    ws[:, :2] = made_of(b, None)[:, None]
+    torch.testing.assert_close(second, module.generator.pictures(ws))
+    ws[:, [1, 3]] = made_of(c, None)[:, None]
+    torch.testing.assert_close(third, module.generator.pictures(ws))
+    for whole in ([None, {0, 1, 2, 3}], [None, None]):
+        torch.testing.assert_close(
+            rendered_edits(module, latents, None, whole)[2], module.generator.pictures(made_of(c, None))
+        )
+
+
+def test_an_edit_moves_the_layers_of_all_attributes_that_lead_it() -> None:
+    module = made(f"{SLANT}, {THICK}, ink: {{source: measure, measure: ink}}")
+    nodes = [parse(text, module.attributes()) for text in ("thick", "slant=0.5")]
+    layers = {"thick": (0, 1), "slant": (3,)}
+    assert moved_layers(module, nodes, How(layers=layers)) == [{0, 1}, {0, 1, 3}]
+    assert moved_layers(module, nodes, How(layers=layers, together=False)) == [{0, 1}, {3}]
+    assert moved_layers(module, nodes, How(layers={"thick": (0,)})) == [{0}, None]
+    assert moved_layers(module, nodes, How()) == [None, None]
+    both = [parse("thick and slant=0.5", module.attributes())]
+    for formulas, wanted, words in (
+        (nodes, {"thik": (0,)}, "did you mean thick"),
+        (nodes, {"ink": (0,)}, "ink: no formula asks for it"),
+        (nodes, {"slant": (0,)}, "slant: .* beside attributes that change all layers"),
+        (both, {"thick": (0,)}, "thick: .* name theirs too"),
+        (nodes, {"thick": (2, 4)}, "layers are 0 to 3, not 4"),
+    ):
+        with pytest.raises(UserError, match=words):
+            moved_layers(module, formulas, How(layers=wanted))
+    flat = made(SLANT, base="dp-sinkhorn/digits-small")
+    with pytest.raises(UserError, match="no layers that could take a w each"):
+        moved_layers(flat, [parse("slant=1", flat.attributes())], How(layers={"slant": (0,)}))
 
 
 CONDITIONAL = ("stylegan2/digits8-conditional-small", "dp-sinkhorn/digits-small")
@@ -280,7 +375,7 @@ def test_latents_of_a_conditional_generator_are_led_each_under_its_own_class(sam
 
     def found(rows: range) -> torch.Tensor:
         z, label = module.latents(0, rows), module.held_labels(rows)
-        target = Target(module, node, Operators(), anchors, label, Before.of(module, z, label))
+        target = Target(module, [(1.0, node)], Operators(), anchors, label, Before.of(module, z, label))
         return lead(target, sampler, z, Noise(0, rows, (64,)), Settings()).z
 
     whole = found(range(6))

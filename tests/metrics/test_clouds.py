@@ -160,6 +160,46 @@ def test_a_fresh_draw_is_better_than_one_shape_repeated() -> None:
     assert (same["mmd-cd"], same["cov-cd"], same["jsd"]) == (0, 1, 0)
 
 
+def test_labels_of_clouds_are_read_from_the_nearest_held_out_one() -> None:
+    """Two classes far apart: right labels give 1, one in four wrong gives 3/4, and noise is no better than chance."""
+    near, far = clouds(20, 12, 0), clouds(20, 12, 1) + 10
+    labels = np.repeat([0, 1], 20)
+    held_out = VectorArray(torch.cat([near, far]).numpy(), labels, name="held out")
+    training = VectorArray((torch.cat([far, near]) + 0.1).numpy(), 1 - labels, name="train")
+
+    def accuracy(told: np.ndarray, **options: int) -> Evaluation:
+        fresh = torch.cat([clouds(20, 12, 2), clouds(20, 12, 3) + 10]).numpy()
+        sets = (VectorArray(fresh, told), training, ("cloud-labels",), "clouds")
+        return evaluate(*sets, held_out=held_out, options={"cloud-labels": options})
+
+    found = accuracy(labels)
+    assert found.metrics == {"cloud-label-accuracy": 1.0}
+    assert found.details["cloud-labels"]["held_out"] == 1.0
+    wrong = labels.copy()
+    wrong[:10] = 1
+    found = accuracy(wrong, points=5)
+    assert found.metrics == {"cloud-label-accuracy": 0.75}
+    assert found.details["cloud-labels"]["by_class"] == {"0": 1.0, "1": 20 / 30}
+    assert found.details["cloud-labels"]["points"] == 5
+
+
+def test_labels_of_clouds_must_be_there() -> None:
+    told, count = np.arange(12) % 2, 12
+    with_labels, without = (
+        VectorArray(clouds(count, 8, 1).numpy(), x, name="held out") for x in (told, None)
+    )
+    training = VectorArray(clouds(count, 8, 2).numpy(), told, name="train")
+    for samples, held_out, message in (
+        (VectorArray(clouds(count, 8, 0).numpy()), with_labels, "the samples carry no labels"),
+        (VectorArray(clouds(count, 8, 0).numpy(), told), without, "needs labels of the held-out"),
+        (VectorArray(clouds(count, 8, 0).numpy(), told + 1), with_labels, "have 3 classes"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(samples, training, ("cloud-labels",), "clouds", held_out=held_out)
+    with pytest.raises(UserError, match="expected 12 integers"):
+        VectorArray(clouds(count, 8, 0).numpy(), told[:5])
+
+
 def test_unequal_counts_and_few_shapes_are_told() -> None:
     found = judged(clouds(9, 16, 0), clouds(12, 16, 1), "cloud-cd", cloud_cd={"points": 8})
     text = " ".join(found.warnings)

@@ -87,6 +87,29 @@ def test_dry_run_for_people(call: Call) -> None:
         assert word in done.out
 
 
+def test_a_dry_run_checks_the_run_that_it_would_go_on_with(tmp_path: Path, call: Call) -> None:
+    """It is refused where training would be, says how far the run has come, and touches nothing."""
+    run, dry = tmp_path / "run", ("--dry-run", "--json")
+    fresh = call("train", *TINY, *dry, "--run-dir", run).json
+    assert (fresh["run"], fresh["step"]) == (str(run), 0)
+    assert not run.exists()
+    assert call("train", *TINY, "trainer.max_steps=3", "--run-dir", run).code == 0
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    found = call("train", *TINY, *dry, "--resume", run).json
+    assert (found["run"], found["step"]) == (str(run), 3)
+    assert f"{run}, at step 3 of 60" in call("train", *TINY, "--dry-run", "--resume", run).out
+    call("train", *TINY, *dry, "--run-dir", run).refused(2, "already holds a run", "--resume auto")
+    call("train", *TINY, *dry, "--resume", tmp_path / "none").refused(2, "none")
+    other = "optimizer.lr=0.5"
+    call("train", *TINY, other, *dry, "--resume", run).refused(2, "optimizer.lr", "--allow-change")
+    assert call("train", *TINY, other, *dry, "--resume", run, "--allow-change").json["step"] == 3
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_change_is_allowed_to_a_run_alone(call: Call) -> None:
+    call("train", *TINY, "--allow-change").refused(2, "--allow-change", "--resume")
+
+
 def test_dry_run_shares_the_batch_over_the_devices(call: Call) -> None:
     """Weights lie on each device, a share of the batch's activations, and a ring all-reduce moves the gradient."""
     alone = call("train", *TINY, "--dry-run", "--json").json

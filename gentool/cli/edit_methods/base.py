@@ -40,6 +40,21 @@ def flag(key: str) -> str:
     return {"change": "--set", "count": "--sample", "source": "INPUT"}.get(key, "--" + key.replace("_", "-"))
 
 
+def whole_numbers(text: str, where: str) -> tuple[int, ...]:
+    """The numbers of "0-3,6", each once, in order.
+
+    Raises:
+        UserError: something else.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (word.strip() for word in part.partition("-"))
+        if not first.isdecimal() or bool(dash) != last.isdecimal() or int(first) > int(last or first):
+            raise UserError(f"expected numbers and ranges with commas (0-3,6), not {text!r}", where)
+        found |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
+
+
 def numbers(text: str, where: str, *, several: bool = True) -> tuple[float, ...]:
     """The numbers of "0.5,1,1.5".
 

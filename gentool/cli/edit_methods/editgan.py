@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gentool.cli.edit_methods.base import Given, Method, numbers
+from pathlib import Path
+
+from gentool.cli.edit_methods.base import Given, Method, flag, numbers, whole_numbers
 from gentool.cli.output import emit, note
 from gentool.errors import UserError
 
@@ -20,9 +22,11 @@ def _editgan(given: Given) -> None:
         relabel=[_pair(text) for text in given["relabel"] or ()],
         vector=given["vector"],
         scales=None if given["scale"] is None else numbers(given["scale"], "--scale"),
+        layers=whole_numbers(",".join(given["layers"]), "--layers") if given["layers"] else None,
         paste=bool(given["paste"]),
         **chosen,
     )
+    _refuse_idle(given)
     with progress("editing", "picture", quiet) as report:
         done = edit(
             given["run"],
@@ -56,6 +60,28 @@ def _editgan(given: Given) -> None:
     emit(document, "\n".join(map(str, done.paths)), given["json"])
 
 
+OF_PHOTOS = ("invert_steps", "invert_from", "invert_noise", "train", "resize", "repeat_channels")
+"""What is read where pictures are inverted alone."""
+
+
+def _refuse_idle(given: Given) -> None:
+    """Raises a `UserError` for what this edit would ignore."""
+    source, painted = given["source"], given["mask"] is not None or bool(given["relabel"])
+    said = {key for key, value in given.items() if value is not False and value not in (None, [], ())}
+    if source is None or Path(source).suffix.lower() == ".safetensors":
+        told = "samples are edited" if source is None else f"{source} holds latents"
+        for key in OF_PHOTOS:
+            if key in said:
+                raise UserError(f"{told}, and nothing is inverted: it is for pictures as INPUT", flag(key))
+    if "iterations" in said and not painted:
+        other = "; a vector's steps are --refine" if "vector" in said else ""
+        raise UserError(f"is for --mask and --relabel{other}", flag("iterations"))
+    if not painted and "vector" not in said:
+        for key in ("region", "widen", "paste", "layers"):
+            if key in said:
+                raise UserError("no edit is asked for: it is for --mask, --relabel and --vector", flag(key))
+
+
 def _pair(text: str) -> tuple[str, str]:
     before, equals, after = text.partition("=")
     if not equals or not before.strip() or not after.strip():
@@ -81,6 +107,7 @@ EDITGAN = Method(
             "invert_noise",
             "region",
             "widen",
+            "layers",
             "paste",
             "train",
             "resize",

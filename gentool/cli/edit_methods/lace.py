@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gentool.cli.edit_methods.base import Given, Method
+from gentool.cli.edit_methods.base import Given, Method, whole_numbers
 from gentool.cli.output import emit, note
 from gentool.errors import UserError
 
@@ -11,6 +11,7 @@ READS = {
     "langevin": {"temperature", "rate", "steps"},
     "pc": {"pc_steps", "corrections", "snr", "stale_score"},
     "rejection": set[str](),
+    "rejection-ode": {"tolerance", "t_end"},
 }
 """What each sampler reads beside what all do."""
 
@@ -24,7 +25,8 @@ def _lace(given: Given) -> None:
     from gentool.families.lace.energy import Operators
     from gentool.families.lace.samplers import Settings
     from gentool.recipes.overrides import parse_block
-    from gentool.tasks.edit.lace import How, edit
+    from gentool.tasks.edit.lace import edit
+    from gentool.tasks.edit.lace_leading import How
 
     quiet, sampler = given["quiet"], given["sampler"] or "ode"
     constants = parse_block(given["change"] or (), Constants, "--set")
@@ -45,6 +47,8 @@ def _lace(given: Given) -> None:
         code_temperature=constants.code_temperature,
         anchors=replace(Anchors(), **said) if said else None,
         together=constants.led_by == "all",
+        reweight=constants.reweight,
+        layers=dict(_layers(text) for text in given["layers"] or ()),
         truncation=constants.truncation,
     )
     with progress("leading", "sample", quiet) as report:
@@ -76,6 +80,13 @@ def _lace(given: Given) -> None:
     emit(done.document(), str(done.path), given["json"])
 
 
+def _layers(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, layers = text.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"expected an attribute and its layers (digit=0-3), not {text!r}", "--layers")
+    return name.strip(), whole_numbers(layers, "--layers")
+
+
 def _refuse_idle(sampler: str, given: Given, said: set[str]) -> None:
     """Raises a `UserError` for what this sampler would ignore."""
     flags = {key for key in ("tolerance", "temperature") if given[key] is not None}
@@ -84,7 +95,7 @@ def _refuse_idle(sampler: str, given: Given, said: set[str]) -> None:
         if readers and sampler in READS and sampler not in readers:
             where = f"--{name}" if name in flags else f"--set {name}"
             raise UserError(f"the sampler {sampler} does not read it; it is for {', '.join(readers)}", where)
-    if sampler == "rejection" and "code_temperature" in said:
+    if sampler.startswith("rejection") and "code_temperature" in said:
         raise UserError("rejection samples densities, and this is none", "--set code_temperature")
 
 
@@ -102,6 +113,7 @@ LACE = Method(
             "allow_same_judge",
             "condition",
             "change",
+            "layers",
         }
     ),
     required=("formula",),

@@ -129,9 +129,9 @@ class AVitRecipe(Recipe):
     """The transformer and how its tokens halt."""
 
     @property
-    def teacher(self) -> NamedRun | None:
+    def teachers(self) -> tuple[NamedRun, ...]:
         distillation = self.model.distillation
-        return None if distillation is None else NamedRun(TEACHER_KEY, distillation.teacher)
+        return () if distillation is None else (NamedRun(TEACHER_KEY, distillation.teacher, "teacher"),)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:

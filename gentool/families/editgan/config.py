@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gentool.families.base import Family
-from gentool.recipes.schema import Fraction, Misfit, Optimizer, Positive, Recipe, Strict
+from gentool.recipes.schema import Fraction, Misfit, NamedRun, Optimizer, Positive, Recipe, Strict
 
 NotNegative = Annotated[float, Field(ge=0)]
 Stop = Literal["paper", "val"]
@@ -80,7 +80,8 @@ class EditganModel(Strict):
     encoder: EncoderConfig = EncoderConfig()
     """From a picture to its latents."""
     perceptual: str | None = None
-    """Run folder of the family classifier (a resnet) whose features compare pictures; null: pixels alone."""
+    """Run folder of the family classifier (a resnet) whose features compare pictures, of which the run keeps a copy;
+    null: pixels alone."""
 
 
 class EditganRecipe(Recipe):
@@ -92,6 +93,11 @@ class EditganRecipe(Recipe):
     """The heads' optimiser."""
     encoder_optimizer: Optimizer = Optimizer(name="adam", lr=1e-3)
     """The encoder's."""
+
+    @property
+    def teachers(self) -> tuple[NamedRun, ...]:
+        named = self.model.perceptual
+        return () if named is None else (NamedRun("model.perceptual", named, "perceptual"),)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:

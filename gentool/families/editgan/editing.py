@@ -5,14 +5,14 @@ Every picture of a batch goes its own way: losses are summed over the batch, and
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from gentool.families.editgan.descent import Found, Report, descend, ramp
 from gentool.families.editgan.losses import (
     DILATIONS,
     Likeness,
@@ -22,8 +22,6 @@ from gentool.families.editgan.losses import (
     region_of,
 )
 
-Report = Callable[[int, int], None]
-"""Told of (steps done, steps in all)."""
 Start = Literal["encoder", "mean"]
 SHAKE, SHAKEN = 0.05, 0.75
 """Of a projection: by how much each value of a code is shaken at first, as a share of samples' distance from the mean,
@@ -76,74 +74,6 @@ class Weights:
     pixel: float = 5.0
     labels: float = 10.0
     latent: float = 1.0
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was optimised, each picture's best; its loss (B,), and that where it began.
-
-    Attributes:
-        values: (B, ...) each, the W+ codes (B, styles, width) first.
-    """
-
-    values: tuple[Tensor, ...]
-    loss: Tensor
-    first: Tensor
-
-    @property
-    def ws(self) -> Tensor:
-        return self.values[0]
-
-
-def ramp(t: float) -> float:
-    """The published rate over t in [0, 1], as a share of the largest: up over 1/20, down over the last quarter."""
-    down = min(1.0, (1 - t) / 0.25)
-    return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, t / 0.05)
-
-
-def descend(
-    start: Sequence[Tensor],
-    loss: Callable[[Sequence[Tensor], float], tuple[Tensor, Tensor]],
-    steps: int,
-    rate: Callable[[float], float],
-    report: Report = lambda done, total: None,
-    tidy: Callable[[Sequence[Tensor]], None] = lambda values: None,
-) -> Found:
-    """Adam from `start`, keeping the best values that were evaluated, the first and the last among them.
-
-    Args:
-        start: (B, ...) each.
-        loss: values and the share of the steps that are done -> (B,) what is minimised, and (B,) what the best is
-            judged by.
-        rate: of the share of the steps that are done.
-        tidy: changes the values in place after a step.
-    """
-    values = [v.detach().clone().requires_grad_() for v in start]
-    optimizer = torch.optim.Adam(values, 1.0)
-    best, first = [v.detach().clone() for v in start], None
-    least = torch.full((len(values[0]),), torch.inf, device=values[0].device, dtype=values[0].dtype)
-    for step in range(steps + 1):
-        with torch.enable_grad():
-            total, judged = loss(values, step / steps if steps else 1.0)
-            if step < steps and total.requires_grad:
-                for v, gradient in zip(values, torch.autograd.grad(total.sum(), values)):
-                    v.grad = gradient
-        judged = judged.detach().to(least.dtype)
-        first = judged if first is None else first
-        better = judged < least
-        least[better] = judged[better]
-        for kept, v in zip(best, values):
-            kept[better] = v.detach()[better]
-        if step == steps:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step / steps)
-        optimizer.step()
-        with torch.no_grad():
-            tidy(values)
-        report(step + 1, steps)
-    assert first is not None
-    return Found(tuple(best), least, first)
 
 
 def invert(
@@ -221,6 +151,7 @@ def edit(
     steps: int = 100,
     rate: float = 0.02,
     weights: Weights | None = None,
+    layers: Sequence[int] | None = None,
     report: Report = lambda done, total: None,
 ) -> Found:
     """Codes whose label map is `wanted` within the region, and whose picture is that of `ws` outside it.
@@ -233,8 +164,10 @@ def edit(
         wanted: (B, H, W) int64 label maps.
         region: (B, H, W) bool.
         start: codes to start from; None: `ws`.
+        layers: whose codes may change; None: all.
     """
-    weights = weights or Weights()
+    weights, start = weights or Weights(), ws if start is None else start
+    held = [i for i in range(ws.shape[1]) if layers is not None and i not in layers]
     with torch.no_grad():
         before = model.render(ws)
 
@@ -247,7 +180,10 @@ def edit(
             total = total + weights.latent * encoder_distance(model, now, made)
         return total, total
 
-    return descend([ws if start is None else start], loss, steps, lambda t: rate, report)
+    def stay(values: Sequence[Tensor]) -> None:
+        values[0][:, held] = start[:, held]
+
+    return descend([start], loss, steps, lambda t: rate, report, stay)
 
 
 def apply_vector(
@@ -260,6 +196,7 @@ def apply_vector(
     *,
     refine: int = 0,
     widened: int = DILATIONS,
+    layers: Sequence[int] | None = None,
     report: Report = lambda done, total: None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ws + scale delta, refined for so many steps; the label maps that it ought to have, and the region.
@@ -270,7 +207,12 @@ def apply_vector(
     Args:
         classes: (K,) bool edited classes, which span the region; None: the pixels whose label changes do.
         widened: by how many pixels that region is.
+        layers: whose codes change; None: all.
     """
+    if layers is not None:
+        delta = torch.zeros_like(delta).index_copy(
+            0, at := torch.tensor(layers, device=delta.device), delta[at]
+        )
     moved = ws + scale * delta
     with torch.no_grad():
         before, after = (model.render_labelled(w)[1].argmax(1) for w in (ws, moved))
@@ -279,6 +221,15 @@ def apply_vector(
     if refine:
         weights = replace(Weights(), latent=0.0)
         moved = edit(
-            model, ws, after, region, maps, start=moved, steps=refine, weights=weights, report=report
+            model,
+            ws,
+            after,
+            region,
+            maps,
+            start=moved,
+            steps=refine,
+            weights=weights,
+            layers=layers,
+            report=report,
         ).ws
     return moved, after, region

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,15 +11,13 @@ from torch import Tensor, nn
 
 from gentool.data import Batch, DataSet, DataSpec, open_set, to_model
 from gentool.errors import UserError
-from gentool.families.editgan import judging
-from gentool.families.editgan import labels as labelling
-from gentool.families.editgan.config import STROKES, EditganRecipe, FromMasks, FromStrokes
+from gentool.families.editgan import judging, teaching
+from gentool.families.editgan.config import STROKES, EditganRecipe, FromStrokes
 from gentool.families.editgan.encoder import Encoder
 from gentool.families.editgan.heads import LabelHeads, head_widths
-from gentool.families.editgan.lessons import Lessons, held_out_pixels
+from gentool.families.editgan.lessons import Lessons
 from gentool.families.editgan.losses import Likeness, Maps, squared
 from gentool.families.editgan.stopping import Stopping
-from gentool.families.editgan.vector import load_codes
 from gentool.families.editgan.view import View, feature_channels
 from gentool.metrics.cache import digest_of
 from gentool.networks.classifier import ResNetClassifier
@@ -118,25 +115,27 @@ class EditganModule(GenModule):
         """SHA-256 of the generator, which editing vectors belong to."""
         return digest_of(cast(Generator, self.generator).state_dict())
 
-    def maps(self, path: str | None = None) -> Maps | None:
-        """Feature maps of the classifier that compares pictures: this run's, or the recipe's; None without one.
+    def maps(self, given: GenModule | None = None) -> Maps | None:
+        """Feature maps of the classifier that compares pictures: this one, or the recipe's; None without one.
 
         Raises:
             UserError: it has no maps, or reads other pictures.
         """
-        path = path or self.recipe.model.perceptual
-        if path is None or self.open_run is None:
-            return None
-        opened = self.open_run(path).to(self.device)
+        where, path = "--classifier", self.recipe.model.perceptual
+        if given is None:
+            if path is None or self.open_run is None:
+                return None
+            where, given = "model.perceptual", self.open_run(path)
+        opened = given.to(self.device)
         network = getattr(opened.model, "network", None)
         if not isinstance(network, ResNetClassifier) or network.noise_conditioned:
             raise UserError(
                 f"has no maps to compare clean pictures by (family {opened.recipe.family}): give a run of classifier "
                 "whose network is a resnet, without model.noise",
-                path,
+                where,
             )
         if opened.spec.shape != self.spec.shape:
-            raise UserError(f"reads pictures of {opened.spec.shape}, these are {self.spec.shape}", path)
+            raise UserError(f"reads pictures of {opened.spec.shape}, these are {self.spec.shape}", where)
         network.eval().requires_grad_(False)
         return network.maps
 
@@ -145,35 +144,12 @@ class EditganModule(GenModule):
     def lessons(self) -> Lessons:
         """What the heads learn from, where the module is: it counts the labels before the trainer moves it."""
         if self._lessons is None or self._lessons.codes.device != self.device:
-            config, count = self.recipe.model, len(self.class_names)
-            if isinstance(config.labels, FromMasks):
-                which, maps = labelling.read_masks(
-                    Path(config.labels.path), count, self.spec.shape[1], self.say
-                )
-                codes = torch.cat([self.codes_of(each) for each in which])
-                known = labelling.without_specks(maps, config.fewest, count).to(self.device)
-            else:
-                codes = self.photos() if config.labels.of == "photos" else self.codes(range(config.labelled))
-
-            def read(rows: Tensor, x: Tensor) -> Tensor:
-                return known[rows] if isinstance(config.labels, FromMasks) else self.strokes(x)
-
-            held_out = held_out_pixels(len(codes), self.spec.shape[1], some=config.stop == "val")
-            self._lessons = Lessons(codes, read, held_out.to(self.device), count)
+            self._lessons = teaching.lessons(self)
         return self._lessons
 
     def strokes(self, x: Tensor) -> Tensor:
         """Label maps (B, H, W) that pictures themselves tell, small ones left out."""
-        config = self.recipe.model
-        assert isinstance(config.labels, FromStrokes)
-        found = labelling.stroke_labels(x, config.labels.threshold)
-        return labelling.without_specks(found, config.fewest, len(self.class_names)).to(x.device)
-
-    def codes_of(self, which: int | Path) -> Tensor:
-        """(1, styles, width) of a labelled sample, or photo."""
-        if isinstance(which, int):
-            return self.codes([which])
-        return load_codes(which, self.digest(), (self.styles, self.width)).to(self.device)[None]
+        return teaching.strokes(x, self.recipe.model, len(self.class_names))
 
     def photos(self) -> Tensor:
         """(N, C, H, W) in [-1, 1]: the first of the training data, which are labelled."""
@@ -186,21 +162,9 @@ class EditganModule(GenModule):
         shape = (self.recipe.model.labelled, *self.spec.shape)
         self._photos = torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 
-    @torch.no_grad()
     def fit_to_data(self, dataset: DataSet) -> None:
-        """Which classes there are to learn of, and the classifier that compares pictures."""
-        lessons, names = self.lessons(), self.class_names
-        x = lessons.codes
-        everything = torch.arange(len(x), device=self.device)
-        if x.dim() == 3:
-            x = torch.cat([self.view.render(part) for part in x.split(50)])
-        counts = torch.bincount(lessons.read(everything, x).flatten(), minlength=len(names))
-        self.model.heads.seen.copy_(counts > 0)
-        told = ", ".join(f"{n}: {c}" for n, c in zip(names, counts.tolist()))
-        self.say(f"{len(x)} labelled pictures, pixels by class: {told}")
-        for name, count in zip(names, counts.tolist()):
-            if count == 0:
-                self.say(f"warning: {name} is in no labelled picture: it will never be predicted")
+        """Which classes there are to learn of."""
+        self.model.heads.seen.copy_(teaching.pixels(self) > 0)
 
     # Training
 

@@ -9,14 +9,15 @@ from pydantic import Field, model_validator
 from gentool.families.base import Family
 from gentool.families.lace.formula import WORDS
 from gentool.metrics.strokes_catalog import Measure
-from gentool.recipes.schema import Fraction, Misfit, Positive, Recipe, Strict
+from gentool.recipes.schema import Fraction, Misfit, NamedRun, Positive, Recipe, Strict
 
 
 class FromClassifier(Strict):
     source: Literal["classifier"] = "classifier"
     """A classifier reads the generator's pictures."""
     run: Annotated[str, Field(min_length=1)]
-    """Run folder of the family classifier (the labeller); a recipe in its place can be dry-run, not trained with."""
+    """Run folder of the family classifier (the labeller), of which the run keeps a copy; a recipe in its place can be
+    dry-run, not trained with."""
     classes: tuple[str, ...] | None = None
     """Names of its classes; absent: those of this recipe's data."""
     min_confidence: Fraction = 0.0
@@ -79,6 +80,15 @@ class LaceRecipe(Recipe):
     """Run folder of the generator; a recipe in its place can be dry-run, not trained from."""
     model: LaceModel
     """The attributes and their network."""
+
+    @property
+    def teachers(self) -> tuple[NamedRun, ...]:
+        """The labellers, in `labeller-NAME`; one that labels several attributes under the first of them."""
+        found: dict[str, NamedRun] = {}
+        for name, config in self.model.attributes.items():
+            if isinstance(config, FromClassifier) and config.run not in found:
+                found[config.run] = NamedRun(f"model.attributes.{name}.run", config.run, f"labeller-{name}")
+        return tuple(found.values())
 
     @model_validator(mode="after")
     def _nothing_private(self) -> Self:

@@ -25,6 +25,9 @@ class Constants(Strict):
     """Size of what `not` pushes with: its operand's l weighs min(push/|l|, 1)."""
     led_by: Literal["all", "last"] = "all"
     """Of several formulas: edit k is led by all up to the k-th, or by the k-th alone, the others' readings held."""
+    reweight: bool = False
+    """As the published code's switch, which its scripts leave off: the formula of an edit counts ten times where it
+    asks for numbers alone, and those of the edits before it a tenth."""
     t_end: Annotated[float, Field(ge=0, lt=1)] = 1e-3
     """Where the ODE ends; it begins at 1."""
     rate: Above0 = 1e-2

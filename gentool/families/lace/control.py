@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from gentool.families.lace.energy import Operators, term_log_prob
 from gentool.families.lace.formula import Node, terms
 from gentool.families.lace.module import LaceModule
-from gentool.families.lace.samplers import SAMPLERS, Found, Settings, rejection
+from gentool.families.lace.samplers import SAMPLERS, Found, Settings, ode, rejection
 from gentool.noise import Noise
 
 
@@ -49,14 +50,14 @@ class Target:
     """The log density that latents are led by: z (B, d) -> (B,), up to a constant.
 
     Attributes:
-        node: the formula.
+        parts: formulas, all of which are asked for, and the weights of their log densities.
         label: (B,) classes of a conditional generator, which stay as they are; None where it has none.
         before: what the latents are held to; None: nothing.
         temperature, code_temperature: as of `energy.discrete`.
     """
 
     module: LaceModule
-    node: Node
+    parts: Sequence[tuple[float, Node]]
     operators: Operators
     anchors: Anchors
     label: Tensor | None = None
@@ -68,7 +69,9 @@ class Target:
         w = self.module.generator.map(z, self.label)
         heads = self.module.heads(z, w, self.label)
         leaf = term_log_prob(heads, self.temperature, code=self.code_temperature)
-        value = self.operators.log_prob(self.node, leaf)
+        value = sum(
+            (weight * self.operators.log_prob(node, leaf) for weight, node in self.parts), z.new_zeros(len(z))
+        )
         return value if self.before is None else value - self._held(z, w, heads, self.before)
 
     def at(self, rows: Tensor) -> Target:
@@ -76,11 +79,32 @@ class Target:
         label = None if self.label is None else self.label[rows]
         return replace(self, label=label, before=None if self.before is None else self.before.at(rows))
 
+    @property
+    def bound(self) -> float:
+        """The highest value there is; what is held only lowers it.
+
+        Raises:
+            UserError: it is no density.
+        """
+        return sum(weight * self.operators.bound(node) for weight, node in self.parts)
+
     def _held(self, z: Tensor, w: Tensor, heads: dict[str, Tensor], before: Before) -> Tensor:
         apart = (z - before.z).square().sum(1) + (w - before.w).square().sum(1)
-        edited = {name for term in terms(self.node) for name in self.module.alike(term.name)}
+        asked = {term.name for _, node in self.parts for term in terms(node)}
+        edited = {name for each in asked for name in self.module.alike(each)}
         others = [(heads[name] - before.heads[name]).square().sum(1) for name in heads if name not in edited]
         return self.anchors.near * apart + self.anchors.logits * sum(others, z.new_zeros(len(z)))
+
+
+def onward(target: Target, drawn: Found, z: Tensor, noise: Noise, how: Settings) -> Found:
+    """The ODE from draws of the posterior: near a mode each, as often as the posterior has it.
+
+    From samples of the prior (equation 7) it climbs to whatever mode is nearest, where a formula of several attributes
+    may be true by halves.
+    """
+    lost = drawn.failed[:, None]
+    found = ode(target, torch.where(lost, z, drawn.z), noise, how)
+    return Found(found.z.masked_fill(lost, torch.nan), found.failed | drawn.failed, drawn.nfe + found.nfe)
 
 
 def lead(target: Target, sampler: str, z: Tensor, noise: Noise, how: Settings) -> Found:
@@ -89,7 +113,7 @@ def lead(target: Target, sampler: str, z: Tensor, noise: Noise, how: Settings) -
     Raises:
         UserError: rejection of what is no density.
     """
-    if sampler == "rejection":
-        bound = target.operators.bound(target.node)  # what is held only lowers it
-        return rejection(lambda z, rows: target.at(rows)(z), z, noise, bound)
+    if sampler.startswith("rejection"):
+        drawn = rejection(lambda z, rows: target.at(rows)(z), z, noise, target.bound)
+        return drawn if sampler == "rejection" else onward(target, drawn, z, noise, how)
     return SAMPLERS[sampler](target, z, noise, how)

@@ -19,8 +19,8 @@ from gentool.errors import UserError
 from gentool.noise import Noise
 
 LogProb = Callable[[Tensor], Tensor]
-Name = Literal["ode", "langevin", "pc", "rejection"]
-NAMES: tuple[Name, ...] = ("ode", "langevin", "pc", "rejection")
+Name = Literal["ode", "langevin", "pc", "rejection", "rejection-ode"]
+NAMES: tuple[Name, ...] = ("ode", "langevin", "pc", "rejection", "rejection-ode")
 BETA = (0.1, 20.0)
 """Ends of the variance-preserving diffusion's linear schedule on [0, 1]."""
 SMALLEST = 1e-6
@@ -180,4 +180,4 @@ SAMPLERS: dict[str, Callable[[LogProb, Tensor, Noise, Settings], Found]] = {
     "langevin": langevin,
     "pc": predictor_corrector,
 }
-"""Those that follow the gradient; `rejection` needs a bound besides."""
+"""Those that follow the gradient alone; `rejection` needs a bound."""

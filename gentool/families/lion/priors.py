@@ -81,15 +81,15 @@ class PointsPrior(nn.Module):
         super().__init__()
         self.style = config.style
         self.condition = Condition(config, classes, vector, config.condition)
-        self.mix = (
-            nn.Linear(config.style + self.condition.width, config.style) if self.condition.width else None
-        )
+        # as wide as the wider of them: a style of a few numbers would leave the condition no way through
+        told = max(config.style, self.condition.width)
+        self.mix = nn.Linear(config.style + self.condition.width, told) if self.condition.width else None
         prior = config.point_prior
         self.network = CloudUNet(
             prior.network,
             config.features,
             3 + config.features,
-            config.style,
+            told,
             prior.time,
             sampler=config.sampler,
         )

@@ -240,6 +240,7 @@ class Stylegan2Module(AdversarialModule):
             width=model.style,
             map=lambda z, label: model.truncated(model.mapping(z, label), truncation),
             pictures=lambda w: model.synthesis(w, "const").float(),
+            layers=model.synthesis.num_ws,
         )
 
     def check_request(self, settings: Sample, guide: Guide | None = None) -> list[str]:

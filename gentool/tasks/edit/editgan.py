@@ -14,13 +14,13 @@ from torch import Tensor
 
 from gentool.errors import UserError
 from gentool.families.editgan.labels import write_label_map
-from gentool.families.editgan.losses import edited_classes
+from gentool.families.editgan.losses import Maps, edited_classes
 from gentool.families.editgan.module import EditganModule
 from gentool.families.editgan.vector import Vector, load_codes, save_codes
 from gentool.runs.atomic import atomic_write, check_apart, check_writable
 from gentool.tasks.edit.editgan_changes import Changes, Inverted, Progress, Wish, inverted
 from gentool.tasks.edit.editgan_report import Edited, Figures
-from gentool.tasks.model.load import best_device, load_run, origin
+from gentool.tasks.model.load import best_device, load_run, origin, trained_model
 from gentool.tasks.pictures.read import Pictures, Split, fit_shape, read_pictures
 from gentool.tasks.pictures.write import beside, check_places, pixels, write_file, write_panel
 from gentool.training.watching import Report, Say, unreported, unsaid
@@ -94,8 +94,11 @@ def edit(
         check_writable(save_vector.absolute().parent)
         check_apart(save_vector, source, *read)
     kept = [] if save_codes is None else codes_files(save_codes, stem, len(photos), single=found.single)
-    maps = module.maps(classifier)
-    if maps is None:
+    compares = codes is None or wish.optimises
+    if classifier is not None and not compares:
+        raise UserError("nothing is inverted or led here, and no pictures are compared", "--classifier")
+    maps = compared_by(module, classifier) if compares else None
+    if maps is None and compares:
         say("pictures are compared by pixels alone: --classifier names a run whose features compare them")
     done: list[list[Figures]] = []
     for first in range(0, len(photos), batch_size):
@@ -125,6 +128,7 @@ def edit(
         "invert_from": wish.invert_from,
         "invert_steps": wish.invert_steps,
         "invert_noise": wish.noise,
+        "layers": None if wish.layers is None else list(wish.layers),
         "perceptual": classifier or resolved.recipe.model.perceptual,
     }
     provenance = {**origin(run, resolved), "input": found.name, "edit": how}
@@ -145,6 +149,20 @@ def edit(
         figures,
         time.perf_counter() - started,
     )
+
+
+def compared_by(module: EditganModule, classifier: str | None) -> Maps | None:
+    """What compares pictures: this run's features, or those of the one that the recipe names.
+
+    Raises:
+        UserError: it cannot, or it is gone: an export has no copy of it.
+    """
+    if classifier is not None:
+        return module.maps(trained_model(classifier))
+    try:
+        return module.maps()
+    except UserError as error:
+        raise UserError(f"{error.message}; --classifier names another", error.where) from None
 
 
 def known_codes(module: EditganModule, source: str | None, count: int | None, seed: int) -> Tensor | None:

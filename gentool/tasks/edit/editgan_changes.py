@@ -47,6 +47,7 @@ class Wish:
         noise: weight of the regulariser of the layers' noise, which is inverted too; None: it stays the generator's.
         region: where a picture may change: where labels differ (painted), or all of the classes that do (classes).
         widen: the region by so many pixels.
+        layers: of the codes, those that an edit may change; None: all.
         paste: the region alone goes back into the photo, by its gradients.
     """
 
@@ -61,6 +62,7 @@ class Wish:
     noise: float | None = None
     region: Region = "painted"
     widen: int = DILATIONS
+    layers: tuple[int, ...] | None = None
     paste: bool = False
 
     def __post_init__(self) -> None:
@@ -79,6 +81,11 @@ class Wish:
             raise UserError(f"must not be negative, not {self.noise:g}", "--invert-noise")
         if self.region not in ("painted", "classes"):
             raise UserError(f"expected painted or classes, not {self.region!r}", "--region")
+
+    @property
+    def optimises(self) -> bool:
+        """Whether codes are led anywhere: a bare vector is only added."""
+        return bool(self.mask or self.relabel or self.refine)
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,10 @@ class Changes:
         self.vector: Vector | None = None
         self.mask: Tensor | None = None
         self.pairs = [(self._class(a), self._class(b)) for a, b in wish.relabel]
+        if wish.layers is not None and max(wish.layers) >= module.styles:
+            raise UserError(
+                f"the codes have layers 0 to {module.styles - 1}, not {max(wish.layers)}", "--layers"
+            )
         for _, b in self.pairs:
             self._seen([b], "--relabel")
         if wish.mask is not None:
@@ -201,6 +212,7 @@ class Changes:
             maps,
             refine=self.wish.refine,
             widened=self.wish.widen,
+            layers=self.wish.layers,
             report=report,
         )
 
@@ -218,7 +230,14 @@ class Changes:
         if not bool(rows.any()):
             return ws, wanted, region
         found = editing.edit(
-            seen.view.rows(rows), ws[rows], wanted[rows], region[rows], maps, steps=wish.steps, report=report
+            seen.view.rows(rows),
+            ws[rows],
+            wanted[rows],
+            region[rows],
+            maps,
+            steps=wish.steps,
+            layers=wish.layers,
+            report=report,
         )
         now = ws.clone()
         now[rows] = found.ws

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,11 @@ from torch import Tensor
 
 from gentool.data import to_uint8
 from gentool.errors import GentoolError, UserError
-from gentool.families.lace.control import Anchors, Before, Target, lead
-from gentool.families.lace.energy import Operators
 from gentool.families.lace.formula import And, Node, contradictions, parse
 from gentool.families.lace.module import LaceModule
-from gentool.families.lace.samplers import NAMES, Settings
-from gentool.noise import Noise
 from gentool.runs.atomic import check_writable
 from gentool.runs.samples import check_output, write_samples
+from gentool.tasks.edit.lace_leading import How, led, moved_layers, rendered_edits
 from gentool.tasks.edit.lace_scores import Scores, load_verdict
 from gentool.tasks.model.labels import label_cycle
 from gentool.tasks.model.load import best_device, load_run, origin
@@ -34,31 +31,6 @@ COLLAPSED = 0.7
 
 
 @dataclass(frozen=True)
-class How:
-    """The sampler and its constants, as the user says them.
-
-    Attributes:
-        temperature, code_temperature: as of `energy.discrete`.
-        anchors: None: the published weights where there are several formulas, nothing held where there is one.
-        together: whether edit k is led by all formulas up to the k-th, or by the k-th alone.
-        truncation: of the generator; None: that of the labelled latents.
-    """
-
-    sampler: str = "ode"
-    settings: Settings = field(default_factory=Settings)
-    operators: Operators = field(default_factory=Operators)
-    temperature: float = 1.0
-    code_temperature: bool = False
-    anchors: Anchors | None = None
-    together: bool = True
-    truncation: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler not in NAMES:
-            raise UserError(f"unknown sampler {self.sampler!r} (there are: {', '.join(NAMES)})", "--sampler")
-
-
-@dataclass(frozen=True)
 class Led:
     """The file, its panel, and what was measured.
 
@@ -66,7 +38,7 @@ class Led:
         formulas: as they were understood, one an edit.
         failed: numbers of the samples that could not be led; their pictures are as before.
         scores: see `lace_scores.Scores`.
-        nfe: gradients (of `rejection`: proposals) a sample, all edits together.
+        nfe: gradients (of `rejection`: proposals; of `rejection-ode`: both) a sample, all edits together.
     """
 
     path: Path
@@ -139,6 +111,7 @@ def edit(
         assert module.base is not None
         module.generator = module.base.latent_generator(how.truncation)
     nodes = parsed(formulas, module, say)
+    moved = moved_layers(module, nodes, how)
     cycle = conditions(module, condition)
     verdict = load_verdict(module, classifier, device, allow_same_judge=allow_same_judge)
     for name in verdict.unjudged(nodes):
@@ -158,7 +131,7 @@ def edit(
         report(rows.stop, count, {})
     latents = [torch.cat(stage) for stage in zip(*parts)]
     labels = module.held_labels(range(count), cycle)
-    stages = [rendered(module, z, labels) for z in latents]
+    stages = rendered_edits(module, latents, labels, moved)
     if bool(failed.all()):
         raise GentoolError(
             "not one latent could be led: the energy's gradient is not finite, or steps vanish (a large --anchor is "
@@ -174,6 +147,8 @@ def edit(
             "seen few; raise --temperature, or take --sampler ode"
         )
     chosen = {"sampler": how.sampler, "formulas": [str(node) for node in nodes], "seed": seed}
+    if how.layers:
+        chosen["layers"] = {name: list(layers) for name, layers in how.layers.items()}
     held = None if labels is None else labels.cpu().numpy()
     provenance = {
         **origin(run, resolved),
@@ -221,43 +196,3 @@ def conditions(module: LaceModule, asked: str | None) -> tuple[int, ...] | None:
     if asked is not None and not module.base.classes:
         raise UserError("the generator of this run has no classes", "--condition")
     return label_cycle(asked, module.base, None)
-
-
-@torch.no_grad()
-def rendered(module: LaceModule, z: Tensor, label: Tensor | None) -> Tensor:
-    """The pictures (N, C, H, W) of latents z (N, d)."""
-    w = module.generator.map(z, label)
-    return torch.cat([module.generator.pictures(part) for part in w.split(256)])
-
-
-def led(
-    module: LaceModule,
-    nodes: Sequence[Node],
-    rows: range,
-    seed: int,
-    how: How,
-    cycle: Sequence[int] | None = None,
-) -> tuple[list[Tensor], Tensor, float]:
-    """Latents (B, d) before, and after each edit; which failed (B,): they stay where they began; gradients a sample.
-
-    Edit k is led by all formulas up to the k-th together (`How.together`), and held to the latents before it.
-
-    Args:
-        cycle: as of `LaceModule.held_labels`.
-    """
-    z, label = module.latents(seed, rows), module.held_labels(rows, cycle)
-    anchors = how.anchors or (Anchors() if len(nodes) > 1 else Anchors(0, 0))
-    held = anchors.near > 0 or anchors.logits > 0
-    stages, failed, nfe = [z], torch.zeros(len(z), dtype=torch.bool, device=z.device), 0.0
-    for k in range(len(nodes)):
-        before = Before.of(module, z, label) if held else None
-        node = reduce(And, nodes[: k + 1]) if how.together else nodes[k]
-        target = Target(
-            module, node, how.operators, anchors, label, before, how.temperature, how.code_temperature
-        )
-        noise = Noise(seed, rows, (module.generator.latent,), z.device)
-        found = lead(target, how.sampler, z, noise, how.settings)
-        failed, nfe = failed | found.failed, nfe + found.nfe
-        z = torch.where(found.failed[:, None], z, found.z)
-        stages.append(z)
-    return [torch.where(failed[:, None], stages[0], stage) for stage in stages], failed, nfe

@@ -3,7 +3,8 @@
 A run of a family that distils holds `base/`, a run folder itself (recipe, weights, provenance, ledger): it can be
 moved and archived like any other. Its own weights name the copy by its SHA-256, so that neither is used without the
 other.
-A run with a teacher holds `teacher/`, likewise: training goes on with it, and nothing else needs it.
+Of the other runs that its recipe names (`Recipe.teachers`) it holds copies likewise, in folders of the family's own
+names: training goes on with them, and so does what else asks for them.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from gentool.runs.folder import RunFolder
 from gentool.runs.weights import fingerprint
 
 FOLDER = "base"
-TEACHER = "teacher"
 DIGEST = "base_sha256"
 """The key of the copy's fingerprint in the metadata of the run's own weights."""
 
 
 def kept(run: RunFolder, folder: str = FOLDER) -> RunFolder:
-    """The copy that a run keeps of its base, or in `TEACHER` of its teacher; nothing may lie there yet."""
+    """The copy that a run keeps of its base, or in another folder of another run; nothing may lie there yet."""
     return RunFolder(run.path / folder)
 
 
@@ -47,7 +47,7 @@ def keep(source: str, run: RunFolder, *, started: bool, folder: str = FOLDER, ke
     """Copies the base into the run folder, where it is not yet.
 
     Args:
-        folder, key: of the copy, and where the recipe names its source: a teacher's instead of the base's.
+        folder, key: of the copy, and where the recipe names its source: of another run instead of the base.
         started: the run has a checkpoint, which belongs to the copy that is there.
 
     Raises:
@@ -58,14 +58,14 @@ def keep(source: str, run: RunFolder, *, started: bool, folder: str = FOLDER, ke
         digest = fingerprint(copy.weights)
         if base is not None and fingerprint(base.weights) != digest:
             raise UserError(
-                f"the weights in {source} are not those this run was distilled from (SHA-256 "
+                f"the weights in {source} are not those this run began with (SHA-256 "
                 f"{fingerprint(base.weights)[:12]}, was {digest[:12]}): start a new run",
                 key,
             )
         return
     if base is None:
         raise UserError(
-            f"{source!r} is no run folder: train the model to distil from first "
+            f"{source!r} is no run folder: train that model first "
             f"(RUN=$(gentool train {source})), and add {key}=$RUN",
             key,
         )

@@ -14,8 +14,8 @@ from gentool.recipes.resolve import resolve
 from gentool.recipes.schema import Recipe
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
-from gentool.tasks.model.base import TEACHER, keep, kept, named
-from gentool.tasks.model.load import load_run, trained_model
+from gentool.tasks.model.base import keep, kept, named
+from gentool.tasks.model.load import load_run, opens, trained_model
 from gentool.training.module import GenModule
 
 
@@ -51,18 +51,15 @@ def start_from_base(run: RunFolder, recipe: Any, rank_zero: bool) -> RunFolder:
     return _copy_or_source(kept(run), recipe.base)
 
 
-def learn_from_teacher(module: GenModule, run: RunFolder, rank_zero: bool) -> RunFolder | None:
-    """Sees to it that the run folder holds the teacher that the recipe names, and that the module learns from that
-    copy; returns it, or None where there is no teacher."""
-    teacher = module.recipe.teacher
-    if teacher is None:
-        return None
+def learn_from_teachers(module: GenModule, run: RunFolder, rank_zero: bool) -> dict[str, RunFolder]:
+    """Sees to it that the run folder holds the runs that the recipe names beside its base, and that the module opens
+    those copies; returns them by their folders."""
+    teachers, started = module.recipe.teachers, _started(run)
     if rank_zero:
-        keep(teacher.source, run, started=_started(run), folder=TEACHER, key=teacher.key)
-    copy = _copy_or_source(kept(run, TEACHER), teacher.source)
-    others = module.open_run or trained_model
-    module.open_run = lambda path: trained_model(str(copy.path)) if path == teacher.source else others(path)
-    return copy
+        for each in teachers:
+            keep(each.source, run, started=started, folder=each.folder, key=each.key)
+    module.open_run = opens(run, teachers)
+    return {each.folder: _copy_or_source(kept(run, each.folder), each.source) for each in teachers}
 
 
 def _started(run: RunFolder) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from gentool import families
 from gentool.data import DataSpec
 from gentool.errors import CorruptError
 from gentool.recipes.resolve import Resolved, leaves, resolve
+from gentool.recipes.schema import NamedRun
 from gentool.runs.folder import RunFolder
 from gentool.runs.provenance import describe_machine
 from gentool.runs.weights import fingerprint, load_weights
-from gentool.tasks.model.base import matched
+from gentool.tasks.model.base import kept, matched
 from gentool.training.module import GenModule
 
 TRAINED_AS = "trained_as"
@@ -43,7 +44,7 @@ def load_run(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFolder
     family = resolved.recipe.family
     base = [load_run(matched(run, metadata).path)[2]] if families.FAMILIES.get(family).distils else []
     module = families.module_class(family)(resolved.recipe, data_spec(run), *base)
-    module.open_run = trained_model
+    module.open_run = opens(run, resolved.recipe.teachers)
     try:
         module.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -90,6 +91,21 @@ def best_device() -> torch.device:
 def trained_model(path: str) -> GenModule:
     """The model of a trained run, for a module that its recipe names it to (`GenModule.open_run`)."""
     return load_run(path)[2]
+
+
+def opens(run: RunFolder, teachers: Sequence[NamedRun]) -> Callable[[str], GenModule]:
+    """What opens the runs that a recipe names: the copies that its own run keeps, wherever that lies by now.
+
+    A run that has none yet (of an older gentool, or another process has not copied it whole) opens what was named.
+    """
+    folders = {each.source: each.folder for each in teachers}
+
+    def opened(source: str) -> GenModule:
+        copy = kept(run, folders[source]) if source in folders else None
+        there = copy is not None and copy.weights.is_file()
+        return trained_model(str(copy.path) if copy is not None and there else source)
+
+    return opened
 
 
 def ready(module: GenModule) -> GenModule:

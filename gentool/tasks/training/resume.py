@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from gentool import families
 from gentool.errors import UserError
-from gentool.recipes.resolve import Resolved
+from gentool.recipes.resolve import Resolved, resolve
 from gentool.runs import checkpoints
 from gentool.runs.folder import RunFolder
 from gentool.tasks.model.load import stored_recipe
@@ -27,6 +28,31 @@ FREE = (
 
 BOUND = ("trainer.accumulate", "trainer.clip_norm", "trainer.precision")
 """Parts of `trainer` that decide the weights."""
+
+
+class Stage(NamedTuple):
+    """How far a run has come: `step` of `steps` are behind it."""
+
+    run: Path
+    step: int
+    steps: int
+
+
+def stage(
+    source: str, overrides: Sequence[str], *, run_dir: Path | None, resume: str | None, allow_change: bool
+) -> Stage | None:
+    """The run that training would go on with, or start in `run_dir`; None where it would make a folder of its own.
+
+    Raises:
+        UserError: training would be refused: no such run, a run that exists already, another recipe.
+    """
+    resolved = resolve(source, overrides, families.recipe_schema)
+    run = find_run(resolved, run_dir=run_dir, resume=resume)
+    if run is None:
+        return None
+    check_same_run(run, resolved, starting=resume is None, allow_change=allow_change)
+    state, _ = checkpoints.newest(run.checkpoints)
+    return Stage(run.path, 0 if state is None else int(state["step"]), resolved.recipe.trainer.max_steps)
 
 
 def find_run(resolved: Resolved, *, run_dir: Path | None, resume: str | None) -> RunFolder | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gentool.families.editgan.labels import read_label_map, write_label_map
 from gentool.tasks.train import train
 from tests.tasks.runs import Call
 
-FEW = ("--invert-steps", 2, "--iterations", 8)
+INVERT, STEPS = ("--invert-steps", 2), ("--iterations", 8)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,17 @@ def test_samples_relabelled_a_vector_kept_applied_and_refused(
 ) -> None:
     vector = tmp_path / "v.safetensors"
     found = edited(
-        call, made, "--relabel", "ink=paper", "-n", 3, *FEW, "-o", tmp_path / "a.npz", "--save-vector", vector
+        call,
+        made,
+        "--relabel",
+        "ink=paper",
+        "-n",
+        3,
+        *STEPS,
+        "-o",
+        tmp_path / "a.npz",
+        "--save-vector",
+        vector,
     )
     assert (found["count"], found["edited"], found["psnr"]) == (3, 3, None)
     assert found["method"] == "editgan"
@@ -69,6 +80,15 @@ def test_samples_relabelled_a_vector_kept_applied_and_refused(
     two = edited(call, made, *fixed, "--scale", 2, "--refine", 0, "-o", tmp_path / "d.npz")
     assert two["moved_by_layer"] == pytest.approx([2 * n for n in one["moved_by_layer"]], rel=1e-4)
     call("edit", made["run"], "--vector", made["photo"], "-q").refused(4, "safetensors")
+    part = edited(call, made, *fixed, "--layers", "0,2-3", "-o", tmp_path / "e.npz")
+    assert part["layers"] == [0, 2, 3]
+    assert part["moved_by_layer"] == [0 if i == 1 else n for i, n in enumerate(one["moved_by_layer"])]
+    part = edited(
+        call, made, "--relabel", "ink=paper", "-n", 2, *STEPS, "--layers", "1", "-o", tmp_path / "f.npz"
+    )
+    assert [n > 0 for n in part["moved_by_layer"]] == [False, True, False, False]
+    for text, words in (("4", "layers 0 to 3, not 4"), ("1-", "0-3,6"), ("2-1", "0-3,6"), ("a", "0-3,6")):
+        call("edit", made["run"], *fixed, "--layers", text, "-q").refused(2, "--layers", words)
 
 
 def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
@@ -76,7 +96,17 @@ def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
 ) -> None:
     vector = tmp_path / "v.safetensors"
     edited(
-        call, made, "--relabel", "ink=paper", "-n", 2, *FEW, "-o", tmp_path / "a.npz", "--save-vector", vector
+        call,
+        made,
+        "--relabel",
+        "ink=paper",
+        "-n",
+        2,
+        *STEPS,
+        "-o",
+        tmp_path / "a.npz",
+        "--save-vector",
+        vector,
     )
     fixed = ("--vector", vector, "--refine", 2)
     one = [
@@ -146,8 +176,8 @@ def test_a_photos_codes_are_kept_edited_again_and_learnt_from(
 
 def test_a_photo_is_seen_repainted_and_left_alone(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     before = made["photo"].read_bytes()
-    fixed = (made["photo"], *FEW)
-    seen = edited(call, made, *fixed, "--method", "editgan", "-o", tmp_path / "seen.png")
+    fixed = (made["photo"], *INVERT, *STEPS)
+    seen = edited(call, made, made["photo"], *INVERT, "--method", "editgan", "-o", tmp_path / "seen.png")
     assert seen["edited"] == 0
     labels = read_label_map(Path(seen["labels"]), 3)
     same = call("edit", made["run"], *fixed, "--mask", seen["labels"], "-o", tmp_path / "same.png")
@@ -230,3 +260,63 @@ def test_mistakes(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
     call("edit", run, "-n", 2, "-q", "--mask", tmp_path / "nine.png").refused(2, "of one picture")
     call("edit", made["generator"], photo, "-q", "--relabel", "ink=paper").refused(2, "no label heads")
     call("sample", run, "-q").refused(2, "draws no samples of its own")
+
+
+def test_what_an_edit_would_ignore_is_refused(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    run, vector, kept = made["run"], tmp_path / "v.safetensors", tmp_path / "kept"
+    fixed = ("-n", 1, *STEPS, "-o", tmp_path / "a.npz", "--save-vector", vector, "--save-codes", kept)
+    edited(call, made, "--relabel", "ink=paper", *fixed)
+    codes = kept / "samples-00000.safetensors"
+    of_photos = [("--invert-steps", 0), ("--invert-from", "mean"), ("--invert-noise", 1), ("--train",)]
+    for option in [*of_photos, ("--resize",), ("--repeat-channels",)]:
+        quiet = ("--relabel", "ink=paper", *option, "-q", "-o", tmp_path / "x.npz")
+        call("edit", run, *quiet).refused(2, option[0], "samples are edited, and nothing is inverted")
+        call("edit", run, codes, *quiet).refused(2, option[0], codes.name, "nothing is inverted")
+    call("edit", run, "--vector", vector, *STEPS, "-q").refused(2, "--iterations", "--refine")
+    call("edit", run, "--save-codes", tmp_path / "k", *STEPS, "-q").refused(2, "--iterations", "--mask")
+    for option in (("--paste",), ("--widen", 1), ("--region", "classes"), ("--layers", "0")):
+        call("edit", run, made["photo"], "--method", "editgan", *option, "-q").refused(
+            2, option[0], "no edit"
+        )
+    bare = ("edit", run, "--vector", vector, "-n", 1, "-o", tmp_path / "b.npz")
+    call(*bare, "-q", "--classifier", run).refused(2, "--classifier", "no pictures are compared")
+    done = call(*bare)
+    assert done.code == 0
+    assert "compared by pixels" not in done.err
+    assert not (tmp_path / "x.npz").exists()
+    assert not (tmp_path / "k").exists()
+
+
+def test_the_run_keeps_what_compares_pictures(made: dict[str, Path], tmp_path: Path, call: Call) -> None:
+    """Moved, and the classifier deleted, it is resumed and edits as before; without its copy it asks for another."""
+    small = ["trainer.max_steps=1", "model.network.channels=8"]
+    own = train("classifier/digits-small", small, run_dir=tmp_path / "own").run
+    changes = [f"base={made['generator']}", f"model.perceptual={own}", "model.heads=2", "model.labelled=4"]
+    changes += ["model.encoder.channels=4", "data.batch_size=4", "encoder_optimizer.schedule=constant"]
+
+    def to(steps: int, name: str, resume: str | None = None) -> Path:
+        asked = [*changes, f"trainer.max_steps={steps}"]
+        return train(
+            "editgan/digits8-small", asked, run_dir=tmp_path / name, resume=resume, allow_change=True
+        ).run
+
+    whole, part = to(4, "whole"), to(2, "part")
+    fixed = (made["photo"], *INVERT, "--method", "editgan", "-o")
+    named = edited(call, {**made, "run": whole}, *fixed, tmp_path / "a.npz", "--classifier", own)
+    other = tmp_path / "other"
+    shutil.copytree(own, other)
+    shutil.rmtree(own)
+    part.rename(tmp_path / "moved")
+    part = to(4, "moved", "auto")
+    ends = [load_file(run / "model.safetensors") for run in (whole, part)]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    found = edited(call, {**made, "run": part}, *fixed, tmp_path / "b.npz")
+    assert found["psnr"] == named["psnr"]
+    assert np.array_equal(*(np.load(tmp_path / f"{name}.npz")["arr_0"] for name in "ab"))
+    shutil.rmtree(part / "perceptual")
+    call("edit", part, *fixed, tmp_path / "c.npz", "-q").refused(2, str(own), "--classifier names another")
+    again = edited(call, {**made, "run": part}, *fixed, tmp_path / "c.npz", "--classifier", other)
+    assert again["psnr"] == named["psnr"]
+    call("edit", part, *fixed, tmp_path / "d.npz", "-q", "--classifier", made["generator"]).refused(
+        2, "--classifier", "has no maps", "stylegan2"
+    )

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gentool.errors import UserError
 from gentool.families.lace.control import Target
+from gentool.runs.folder import RunFolder
 from gentool.runs.samples import read_samples
-from gentool.runs.weights import load_weights, save_weights
+from gentool.runs.weights import fingerprint, load_weights, save_weights
 from gentool.tasks.edit.lace_scores import changed, edit_strengths, relative_strengths
 from gentool.tasks.evaluate import evaluate
 from gentool.tasks.model.load import load_run
@@ -121,7 +123,7 @@ def test_drift_is_how_far_readings_are_apart() -> None:
     assert changed(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 4, 3])) == 0.5
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "rejection"])
+@pytest.mark.parametrize("sampler", ["langevin", "rejection", "rejection-ode"])
 def test_other_samplers(sampler: str, runs: dict[str, Path], tmp_path: Path, call: Call) -> None:
     found = lace(call, runs, tmp_path / "o.npz", "--formula", "digit=0", "--sampler", sampler, "-n", 30)
     assert found["accuracy"]["after"] > found["accuracy"]["before"] + 0.3
@@ -145,7 +147,7 @@ def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) ->
     said = ("--formula", "digit=0 or digit=3", "--formula", "not thick", "-n", 3)
     plain = lace(call, runs, tmp_path / "plain.npz", *said)
     whole = np.load(plain["path"])["arr_0"]
-    for change in ("gamma=1", "push=5", "led_by=last", "logit_temperature=4"):
+    for change in ("gamma=1", "push=5", "led_by=last", "logit_temperature=4", "reweight=true"):
         other = lace(call, runs, tmp_path / f"{change}.npz", *said, "--set", change)
         assert not np.array_equal(np.load(other["path"])["arr_0"], whole), change
     refused = call("edit", runs["lace"], "--method", "lace", *said, "--set", "truncation=0.5", "-q")
@@ -159,6 +161,7 @@ def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) ->
         (["--formula", "(digit=1"], ["column 1", "never closed", "^"]),
         (["--formula", "digit=1", "--sampler", "odee"], ["--sampler", "ode, langevin, pc, rejection"]),
         (["--formula", "not thick", "--sampler", "rejection"], ["not is a push"]),
+        (["--formula", "not thick", "--sampler", "rejection-ode"], ["not is a push"]),
         (["--formula", "digit=1", "--tolerance", "0"], ["must be above 0"]),
         (["--formula", "digit=1", "--set", "steps=3"], ["--set steps", "ode does not read it", "langevin"]),
         (["--formula", "digit=1", "--temperature", "1"], ["--temperature", "ode does not read it"]),
@@ -170,6 +173,9 @@ def test_constants_by_name(runs: dict[str, Path], tmp_path: Path, call: Call) ->
             ["--formula", "digit=1", "--sampler", "rejection", "--set", "code_temperature=true"],
             ["--set code_temperature", "densities"],
         ),
+        (["--formula", "digit=1", "--layers", "digit=0-3"], ["--layers", "no layers"]),
+        (["--formula", "digit=1", "--layers", "0-3"], ["--layers", "digit=0-3"]),
+        (["--formula", "digit=1", "--layers", "digit=3-1"], ["--layers", "0-3,6"]),
         (["--formula", "digit=1", "--condition", "3"], ["--condition", "has no classes"]),
         (["--formula", "digit=1", "--formula", "slant=2"], ["formula, column 7", "a number from 0 to 1"]),
         ([], ["--formula", "lace needs it"]),
@@ -261,3 +267,62 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(runs: dict[str, Path
     ends = [load_run(done.run)[2].model.state_dict() for done in (whole, parts)]
     assert parts.steps == 20
     assert all((value == ends[1][name]).all() for name, value in ends[0].items())
+
+
+def test_the_run_keeps_its_labellers_and_needs_them_nowhere_else(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two attributes of one labeller: a copy. Moved, and the labeller deleted, it is resumed and judged as before."""
+    own = tmp_path / "labeller"
+    shutil.copytree(runs["labeller"], own)
+    read = f"{{source: classifier, run: {own}}}"
+    changes = [f"base={runs['generator']}", f"model.attributes={{digit: {read}, again: {read}}}"]
+    changes += ["model.latents=300", "data.batch_size=64", "trainer.checkpoint_every=4"]
+
+    def to(steps: int, name: str, resume: str | None = None) -> Path:
+        asked = [*changes, f"trainer.max_steps={steps}"]
+        return train(
+            "lace/digits-small", asked, run_dir=tmp_path / name, resume=resume, allow_change=True
+        ).run
+
+    whole = to(8, "whole")
+    before = evaluate(str(whole)).metrics
+    part = to(4, "part")
+    copy = RunFolder(part / "labeller-digit")
+    assert [path.name for path in part.glob("labeller-*")] == ["labeller-digit"]
+    assert RunFolder(part).read_provenance()["labeller-digit"]["sha256"] == fingerprint(copy.weights)
+    with open(own / "model.safetensors", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(UserError, match="not those this run began with") as refused:
+        to(8, "part", "auto")
+    assert refused.value.where == "model.attributes.digit.run"
+    shutil.rmtree(own)
+    part.rename(tmp_path / "moved")
+    ends = [load_run(run)[2].model.state_dict() for run in (whole, to(8, "moved", "auto"))]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert evaluate(str(tmp_path / "moved")).metrics == before
+
+
+def test_an_edit_of_some_layers_alone(tmp_path: Path, call: Call) -> None:
+    """The latents are led alike; the picture takes them up in those layers, and keeps the sample's in the others."""
+    thin = ["model.network={latent: 8, style: 8, layers: 1, channel_base: 64, channel_max: 8}"]
+    thin += ["model.discriminator={channel_base: 64, channel_max: 8}", "trainer.max_steps=1"]
+    base = train("stylegan2/digits8-small", thin, run_dir=tmp_path / "generator").run
+    changes = [f"base={base}", "model.attributes={slant: {source: measure, measure: slant}}"]
+    changes += ["model.latents=200", "trainer.max_steps=20", "optimizer.warmup=0"]
+    run = train("lace/digits-small", changes, run_dir=tmp_path / "lace").run
+    found = {}
+    for name, layers in {
+        "all": (),
+        "none": ("--layers", "slant=0"),
+        "same": ("--layers", "slant=0-3"),
+    }.items():
+        out = tmp_path / f"{name}.h5"
+        done = call(
+            "edit", run, "--method", "lace", "--formula", "slant=1", "-n", 3, "-o", out, "--json", *layers
+        )
+        assert done.code == 0, done.err
+        found[name] = read_samples(out)
+    assert np.array_equal(found["all"].array, found["same"].array)
+    assert not np.array_equal(found["all"].array, found["none"].array)
+    assert found["none"].provenance["edit"]["layers"] == {"slant": [0]}

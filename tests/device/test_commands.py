@@ -37,9 +37,9 @@ def test_a_run_is_trained_resumed_and_used_there(
     case: str, tmp_path: Path, call: Call, machine: torch.device
 ) -> None:
     source, run = recipe(case, tmp_path), tmp_path / "run"
-    for steps, resume in ((2, ()), (4, ("--resume", "auto"))):
-        until = (f"trainer.max_steps={steps}", "--allow-change")
-        done = call("train", source, *SHORT, *until, "--run-dir", run, *resume, "-q")
+    for steps, resume in ((2, ()), (4, ("--resume", "auto", "--allow-change"))):
+        until = f"trainer.max_steps={steps}"
+        done = call("train", source, *SHORT, until, "--run-dir", run, *resume, "-q")
         assert done.code == 0, done.err
     lives = json.loads((run / "provenance.json").read_text())["lives"]
     assert [life["device"] for life in lives] == [str(machine)] * 2

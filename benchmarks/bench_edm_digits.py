@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common import Claim, Result, Settings, main, say
-from models import Judge, integrated, trained
+from models import Judge, device, integrated, trained
 
 if TYPE_CHECKING:
     from gentool.data import DataSet
@@ -94,9 +94,9 @@ def on_the_mixture(scale: Scale, data: DataSet, judge: Judge, seed: int) -> dict
     from gentool.diffusion.processes import build
 
     digits = to_model(data.take(range(600)).x)
-    mixture, edm = GaussianMixture(digits, torch.full((600,), 0.15)), build(EdmProcess())
+    mixture, edm = GaussianMixture(digits, torch.full((600,), 0.15)).to(device()), build(EdmProcess())
     draws = [
-        to_uint8(mixture.sample(n, torch.Generator().manual_seed(seed + i)).float())
+        to_uint8(mixture.sample(n, torch.Generator().manual_seed(seed + i)).float()).cpu()
         for i, n in enumerate((10 * scale.mixture, *[scale.mixture] * FLOOR_DRAWS))
     ]
     reference = judge.moments(draws[0])

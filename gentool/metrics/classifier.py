@@ -54,7 +54,8 @@ def train(pixels: Tensor, labels: Tensor, classes: int, device: torch.device) ->
     """
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        # weights are drawn on the CPU, and `torch.manual_seed` would seed GPUs too
+        torch.default_generator.manual_seed(0)
         channels, height, width = pixels.shape[1:]
         model = build((channels, height, width), classes).to(device)
     size = min(BATCH, len(pixels))

@@ -46,18 +46,17 @@ class Draws:
         return (self.uniform() < (self.p if p is None else p)).double()
 
 
-def augment(x: Tensor, draws: Draws, pipe: Pipe, *, move: bool = True) -> Tensor:
+def augment(x: Tensor, draws: Draws, pipe: Pipe) -> Tensor:
     """Pictures, each changed at random; those that nothing happens to come back bit for bit.
 
     Args:
         x: (B, 1 or 3, H, W).
         pipe: blitting (b), general geometry (g), colour (c).
-        move: False leaves the pixels where they are.
     """
     with full_precision(x.device):
         inverse = inverse_geometry(draws, x.shape[2:], general="g" in pipe)
         moved = (inverse != torch.eye(3).to(inverse)).flatten(1).any(1).nonzero()[:, 0]
-        if move and len(moved):
+        if len(moved):
             x = x.index_copy(0, moved, warp(x[moved], inverse[moved]))
         if "c" not in pipe:
             return x
@@ -125,16 +124,3 @@ def colours(draws: Draws, channels: int) -> Tensor:
 def adapted(p: Tensor, sign: Tensor, target: float, step: float, most: float) -> Tensor:
     """p a `step` up where the mean sign of the logits of real pictures exceeds the target, else down; in [0, most]."""
     return (p + step * (sign - target).sign()).clamp(0, most)
-
-
-def differentiable_twice(device: torch.device) -> bool:
-    """Whether this torch differentiates moved pictures twice on a device, as the penalty on gradients needs."""
-    x = torch.rand(1, 1, 4, 4, device=device, requires_grad=True)
-    weights = torch.ones(1, device=device, requires_grad=True)
-    turn = rotation(torch.full((1,), 0.5, dtype=torch.float64, device=device))
-    try:
-        (slope,) = torch.autograd.grad((weights * warp(x, turn).square()).sum(), x, create_graph=True)
-        torch.autograd.grad(slope.square().sum(), weights)
-    except (RuntimeError, NotImplementedError):
-        return False
-    return True

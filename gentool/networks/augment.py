@@ -6,7 +6,7 @@ Source: Karras et al. 2022, appendix F.2; Karras et al. 2020 (stylegan2-ada), ap
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -164,12 +164,44 @@ def warp(x: Tensor, inverse: Tensor) -> Tensor:
         _fine_index(source[..., axis], side, margin, fine.shape[3 - axis])
         for axis, side in enumerate((width, height))
     ]
-    fine = F.grid_sample(
-        fine, torch.stack(grids, dim=-1).to(x.dtype), padding_mode="border", align_corners=False
-    )
+    fine = _Sampled.apply(fine, torch.stack(grids, dim=-1).to(x.dtype))
     return F.conv2d(
         F.conv2d(fine, column, stride=(2, 1), groups=channels), row, stride=(1, 2), groups=channels
     )
+
+
+class _Sampled(torch.autograd.Function):
+    """Bilinear samples (B, C, h, w) of pictures (B, C, H, W) at places (B, h, w, 2), which have no gradient.
+
+    Linear in the pictures, so that its derivative is its transpose, whatever the order: PyTorch before 2.13 stops at
+    the first, and the discriminator's penalty needs the second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = pictures.shape[2:]
+        return F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _Spread.apply(gradient, *ctx.saved_tensors, ctx.size), None
+
+
+class _Spread(torch.autograd.Function):
+    """The transpose of `_Sampled`: values (B, C, h, w) at places (B, h, w, 2) to pictures (B, C, *size)."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(places)
+        with torch.enable_grad():
+            pictures = values.new_zeros(*values.shape[:2], *size).requires_grad_()
+            sampled = F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
+        return torch.autograd.grad(sampled, pictures, values)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Sampled.apply(gradient, *ctx.saved_tensors), None, None
 
 
 def _mirror(side: int, margin: int, device: torch.device) -> Tensor:

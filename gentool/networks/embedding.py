@@ -126,6 +126,9 @@ class Mapping(nn.Module):
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off, on devices that know autocast (meta does not)."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, enabled=False) if _knows_autocast(device.type) else nullcontext()
+
+
+@torch.compiler.assume_constant_result  # Dynamo before PyTorch 2.13 cannot trace the question
+def _knows_autocast(device: str) -> bool:
+    return bool(torch.amp.is_autocast_available(device))

@@ -181,13 +181,14 @@ def _train(
     )
     if state is not None:
         step_end.load_state(state["log"])
+    device = module.device
     if module.step < config.max_steps:
-        fit(module, recipe, dataset, step_end, say, run.path, private)
+        device = fit(module, recipe, dataset, step_end, say, run.path, private)
         if private is not None:
             private.ended(module.step, config.max_steps, say)
     seconds = time.perf_counter() - started
     if rank_zero:
-        finish(run, resolved, module, log, seconds)
+        finish(run, resolved, module, log, seconds, device)
     if flag.signum is not None and module.step < stop:
         raise stopped(flag.signum, module.step, run)
     rows = [] if log is None else log.rows
@@ -200,7 +201,7 @@ def _train(
         last.get("loss"),
         epsilon,
         rank_zero,
-        peak_memory(module.device),
+        peak_memory(device),
         last.get("images_per_second"),
     )
 
@@ -235,14 +236,19 @@ def check_data(before: dict[str, Any], fingerprint: str, run: RunFolder) -> None
 
 
 def finish(
-    run: RunFolder, resolved: Resolved, module: GenModule, log: MetricsLog | None, seconds: float
+    run: RunFolder,
+    resolved: Resolved,
+    module: GenModule,
+    log: MetricsLog | None,
+    seconds: float,
+    device: torch.device,
 ) -> None:
-    """Closes the provenance with the time this life took, and writes the model card."""
+    """Closes the provenance with the time this life took and where, and writes the model card."""
     provenance = run.read_provenance()
     provenance["lives"][-1] |= {
         "to_step": module.step,
         "seconds": round(seconds, 3),
-        "device": str(module.device),
+        "device": str(device),
     }
     provenance["steps"] = module.step
     write_json(run.provenance, provenance)

@@ -108,6 +108,7 @@ class GenModule(Contract):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self.base is not None:
             self.base._apply(fn, recurse)
+            self.base.to(self.device)  # so that it knows where it is; `to` would have told it
         return super()._apply(fn, recurse)
 
     def try_examples(self, batch: Batch) -> Examples:

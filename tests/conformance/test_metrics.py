@@ -45,7 +45,8 @@ def clouds(pictures: ImageArray) -> VectorArray:
         pixel = rng.choice(picture.size, 32, p=picture.ravel() / picture.sum())
         place = np.stack([pixel % 8, pixel // 8, np.zeros(32)], 1) + rng.random((32, 3))
         found.append(place / 16 - 0.25)
-    return VectorArray(np.array(found, np.float32), name=pictures.name)
+    labels = None if pictures._labels is None else pictures._labels[:48]
+    return VectorArray(np.array(found, np.float32), labels, name=pictures.name)
 
 
 def material(info: MetricInfo, pictures: ImageArray) -> Images:

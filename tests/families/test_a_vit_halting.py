@@ -171,7 +171,7 @@ def test_a_class_token_that_outlives_all_patches_attends_to_itself() -> None:
 
 
 def test_a_halted_tokens_state_matters_to_nobody() -> None:
-    model, x = made(), pictures(8)
+    model, x = made(center=0.5), pictures(8)
     expected, depth = model(x), model.trace(x).depth
     halted = depth[:, 1:] <= 2
     assert halted.any()

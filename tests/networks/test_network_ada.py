@@ -140,15 +140,6 @@ def test_second_derivatives_pass_through(pipe: ada.Pipe) -> None:
     x = pictures(2, 3, 5).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ada.augment(x, draws(2, 0.9), pipe), x)
     assert torch.autograd.gradgradcheck(lambda x: ada.augment(x, draws(2, 0.9), pipe).square(), x)
-    assert ada.differentiable_twice(torch.device("cpu"))
-
-
-def test_pixels_may_be_told_to_stay() -> None:
-    x = pictures(8)
-    assert torch.equal(ada.augment(x, draws(8, 1.0), "bg", move=False), x)
-    coloured, both = (ada.augment(x, draws(8, 1.0), "bgc", move=move) for move in (False, True))
-    assert (coloured - x).abs().flatten(1).amax(1).min() > 1e-3
-    assert (both - coloured).abs().amax() > 1e-3
 
 
 def test_p_goes_by_whole_steps_and_stays_within_its_bounds() -> None:

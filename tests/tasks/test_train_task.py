@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.accelerators import MPSAccelerator
 from torch import Tensor
 
 from gentool import families
@@ -351,3 +352,12 @@ def test_a_batch_that_does_not_divide_is_refused_and_the_folder_stays_free(
     changes = ("trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=31")
     call("train", *SHORT, *changes, "--run-dir", run).refused(2, "data.batch_size 31", "2 devices")
     assert call("train", *SHORT, "--run-dir", run).code == 0
+
+
+def test_an_accelerator_without_float64_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning would choose Apple's GPU where there is one."""
+    monkeypatch.setattr(MPSAccelerator, "is_available", staticmethod(lambda: True))
+    learn(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["lives"][-1]["device"] == "cpu"

@@ -142,8 +142,8 @@ class EditganModule(GenModule):
     # Labels
 
     def lessons(self) -> Lessons:
-        """What the heads learn from."""
-        if self._lessons is None:
+        """What the heads learn from, where the module is: it counts the labels before the trainer moves it."""
+        if self._lessons is None or self._lessons.codes.device != self.device:
             self._lessons = teaching.lessons(self)
         return self._lessons
 

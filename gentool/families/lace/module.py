@@ -91,7 +91,7 @@ class LaceModule(GenModule):
         Raises:
             UserError: a labeller that cannot be used, or labels that teach nothing.
         """
-        if self._labelled is None:
+        if self._labelled is None or self._labelled[0].device != self.device:
             w, known = self.label(range(self._latents))
             if self.exclude is not None:
                 kept = truth(self.exclude, self.readings(known)) < 0.5
@@ -158,7 +158,7 @@ class LaceModule(GenModule):
             return self.measured(name, config, pictures)
         if not isinstance(config, FromClassifier):
             return torch.full((len(pictures),), -1.0, device=pictures.device)
-        if name not in self._labellers:
+        if name not in self._labellers or self._labellers[name].judge.device != self.device:
             assert self.open_run is not None
             opened = self.open_run(config.run).to(self.device)
             made = labelling.Labeller(name, config, opened, self.spec.shape, len(self.classes_of[name]))

@@ -74,7 +74,6 @@ class Stylegan2Module(AdversarialModule):
         start = 0.0 if config.augment is None else config.augment.p
         for name, value in (("path_mean", 0.0), ("p", start), ("sign", 0.0), ("penalty", 0.0)):
             self.register_buffer(name, torch.tensor(value))
-        self.moves_penalised = True
 
     def fit_to_data(self, dataset: DataSet) -> None:
         """Loads what the recipe starts from, and says what its settings imply."""
@@ -85,17 +84,6 @@ class Stylegan2Module(AdversarialModule):
                 self.say(f"warning: {path}: {line}")
         if (path := self.recipe.model.discriminator_weights) is not None:
             load_into(self.discriminator, path, "model.discriminator_weights")
-
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        config = self.recipe.model
-        if config.augment is not None and config.r1.gamma > 0:
-            self.moves_penalised = ada.differentiable_twice(self.device)
-            if not self.moves_penalised:
-                self.say(
-                    "warning: this torch cannot differentiate moved pictures twice on this device: the gradient "
-                    "penalty is taken at pictures that augmentation left in place"
-                )
 
     # One training step
 
@@ -164,16 +152,12 @@ class Stylegan2Module(AdversarialModule):
     def _normal(self, count: int, *shape: int) -> Tensor:
         return self.drawn(torch.randn, count, *shape).to(next(self.model.parameters()).dtype)
 
-    def logits(self, x: Tensor, label: Tensor | None, *, move: bool = True) -> Tensor:
-        """The discriminator's (B,) of augmented pictures.
-
-        Args:
-            move: let the augmentation move pixels too.
-        """
+    def logits(self, x: Tensor, label: Tensor | None) -> Tensor:
+        """The discriminator's (B,) of augmented pictures."""
         if (config := self.recipe.model.augment) is not None:
             uniform = self.drawn(torch.rand, len(x), ada.UNIFORMS)
             normal = self.drawn(torch.randn, len(x), ada.NORMALS)
-            x = ada.augment(x, ada.Draws(self.p, uniform, normal), config.pipe, move=move)
+            x = ada.augment(x, ada.Draws(self.p, uniform, normal), config.pipe)
         return self.discriminator(x, label)
 
     def generator_loss(self, count: int, label: Tensor | None) -> Tensor:
@@ -203,7 +187,7 @@ class Stylegan2Module(AdversarialModule):
         """E |grad_x D(x)|^2 at real pictures, by way of their augmentation."""
         x = x0.detach().requires_grad_()
         with full_precision(self.device):
-            return gradient_squares(self.logits(x, label, move=self.moves_penalised), x).mean()
+            return gradient_squares(self.logits(x, label), x).mean()
 
     def _steer(self) -> None:
         """Every few steps, p by a whole step towards the target."""

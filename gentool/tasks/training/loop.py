@@ -42,8 +42,10 @@ def fit(
     say: Say,
     folder: Path,
     private: PrivateTraining | None = None,
-) -> None:
-    """Lightning's loop over the steps that are left.
+) -> torch.device:
+    """Lightning's loop over the steps that are left; returns where this process worked.
+
+    Afterwards the module is on the CPU, wherever it was trained: Lightning brings it back.
 
     Args:
         folder: where the loggers of the recipe write.
@@ -54,7 +56,7 @@ def fit(
     config = recipe.trainer
     try:
         trainer = Trainer(
-            accelerator=config.accelerator,
+            accelerator=accelerator_of(config),
             devices=config.devices if config.devices != "auto" or torch.cuda.is_available() else 1,
             num_nodes=config.nodes,
             strategy=strategy_of(module, config),
@@ -105,6 +107,14 @@ def fit(
             "out of GPU memory: lower data.batch_size (and raise trainer.accumulate to keep the gradient), "
             f"or set trainer.precision=bf16-mixed ({str(error).splitlines()[0]})"
         ) from None
+    return trainer.strategy.root_device
+
+
+def accelerator_of(config: TrainerConfig) -> str:
+    """Lightning's, by name: CUDA's or the CPU. What Lightning itself would choose may have no float64, as Apple's GPUs,
+    and noise levels are drawn in it."""
+    wanted = "gpu" if config.accelerator == "auto" and torch.cuda.is_available() else config.accelerator
+    return "cuda" if wanted == "gpu" else "cpu"
 
 
 def strategy_of(module: GenModule, config: TrainerConfig) -> str | Strategy:

@@ -164,7 +164,7 @@ def test_a_campaign_that_is_terminated_says_so_and_goes_on(
 ) -> None:
     process = start(*words("pgd", "--iterations", "15", "--batch-size", "2"))
     path = tmp_path / "out" / "records.jsonl"
-    for _ in range(1200):
+    for _ in range(4800):
         if path.is_file() and path.read_bytes().count(b"\n") >= 2:
             break
         time.sleep(0.05)

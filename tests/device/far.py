@@ -24,6 +24,7 @@ from torch.utils import backend_registration
 NAME = "far"
 aten = torch.ops.aten
 _PlainGenerator = torch.Generator
+_run_backward = torch.autograd._engine_run_backward
 
 _ACROSS = {aten.copy_.default, aten._to_copy.default}
 """What goes from one device to the other."""
@@ -271,13 +272,20 @@ def _register() -> tuple[object, ...]:
     return hook, guard, kernels, rest
 
 
+def _here(*arguments: Any, **settings: Any) -> Any:
+    """The autograd engine in the caller's thread: a process that took gradients before the device was registered has
+    no thread for it. Asked for at each call, as leaving inference mode lets the engine have its threads again."""
+    with torch.autograd.set_multithreading_enabled(False):
+        return _run_backward(*arguments, **settings)
+
+
 @contextmanager
 def far_device() -> Iterator[torch.device]:
     """The device, and `torch.Generator` that can be made on it."""
     _register()
     with (
         mock.patch("torch.Generator", FarGenerator),
-        torch.autograd.set_multithreading_enabled(False),
+        mock.patch("torch.autograd._engine_run_backward", _here),
         _Draws(),
     ):
         yield torch.device(NAME, 0)

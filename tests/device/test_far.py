@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -186,3 +187,14 @@ def test_generators_repeat_themselves(far: torch.device) -> None:
     assert isinstance(first, torch.Generator)
     drawn = [torch.randn(4, generator=g, device=far).tolist() for g in (first, second)]
     assert drawn[0] == drawn[1]
+
+
+def test_gradients_are_taken_in_the_callers_thread(far: torch.device) -> None:
+    """Out of inference mode too, where the engine has its threads: a process may have started it without this one."""
+    seen = []
+    with torch.inference_mode(), torch.inference_mode(False), torch.enable_grad():
+        x = torch.ones(3, device=far, requires_grad=True)
+        x.register_hook(lambda gradient: seen.append(threading.get_ident()))
+        (slope,) = torch.autograd.grad(x.square().sum(), x)
+    assert slope.device == far
+    assert seen == [threading.get_ident()]

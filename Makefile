@@ -21,13 +21,13 @@ demo: $(STAMP) ## Train, sample and judge a small model of handwritten digits: u
 	gentool evaluate $$run; \
 	echo; printf '%-9s %s\n' run $$run picture $$picture metrics $$run/evaluation.json report $$run/report.html
 
-test test-all test-slurm test-faults: export OMP_NUM_THREADS ?= 1  # two workers at once
+test test-all test-slurm test-faults: export OMP_NUM_THREADS ?= 1  # two workers at once, a file of tests to each: it prepares once
 
 test: $(STAMP) ## The fast tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(STAMP) ## Every test, the slow ones and the demo too; but those of the next two
-	$(BIN)/python -m pytest -m 'not slurm and not faults' -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m 'not slurm and not faults' -n 2 --dist loadfile
 
 test-slurm: $(STAMP) ## Jobs on a real Slurm of one node, as root on a Debian; skipped elsewhere, with the reason
 	$(BIN)/python -m pytest -m slurm tests/slurm -rs --timeout=900

@@ -213,7 +213,7 @@ def thin(name: str) -> list[str]:
             [*small, "model.points=32", "model.style_prior={width: 16, blocks: 1}"] if name in PAPER else []
         )
     if name.startswith("sap/"):
-        return ["model.width=8", "model.blocks=1", "model.grid=8"] if name in PAPER else []
+        return ["model.width=8", "model.blocks=1", "model.grid=8"] if name in PAPER else ["model.grid=16"]
     network = getattr(resolved(name).recipe.model, "network", None)
     return [f"model.{change}" for change in THINNER.get(getattr(network, "name", ""), ()) if name in PAPER]
 

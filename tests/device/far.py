@@ -106,6 +106,9 @@ class FarGenerator(_PlainGenerator):
         cls.made.add(generator._cdata)  # torch hands another Python object to a dispatched operation
         return generator
 
+    def __del__(self) -> None:
+        self.made.discard(self._cdata)  # a generator of the host may come to lie there
+
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         return torch.device(NAME, 0)

@@ -198,3 +198,11 @@ def test_gradients_are_taken_in_the_callers_thread(far: torch.device) -> None:
         (slope,) = torch.autograd.grad(x.square().sum(), x)
     assert slope.device == far
     assert seen == [threading.get_ident()]
+
+
+def test_a_generator_of_the_host_is_known_where_one_of_the_device_lay(far: torch.device) -> None:
+    for _ in range(50):
+        assert torch.randn(2, generator=torch.Generator(far), device=far).device == far
+        host = torch.Generator()
+        with pytest.raises(RuntimeError, match="device type for generator"):
+            torch.randn(2, generator=host, device=far)

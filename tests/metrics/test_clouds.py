@@ -189,10 +189,12 @@ def test_labels_of_clouds_must_be_there() -> None:
         VectorArray(clouds(count, 8, 1).numpy(), x, name="held out") for x in (told, None)
     )
     training = VectorArray(clouds(count, 8, 2).numpy(), told, name="train")
+    alone = VectorArray(clouds(1, 8, 1).numpy(), told[:1], name="held out")
     for samples, held_out, message in (
         (VectorArray(clouds(count, 8, 0).numpy()), with_labels, "the samples carry no labels"),
         (VectorArray(clouds(count, 8, 0).numpy(), told), without, "needs labels of the held-out"),
         (VectorArray(clouds(count, 8, 0).numpy(), told + 1), with_labels, "have 3 classes"),
+        (VectorArray(clouds(count, 8, 0).numpy(), told), alone, "a single cloud cannot"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate(samples, training, ("cloud-labels",), "clouds", held_out=held_out)

@@ -81,7 +81,7 @@ class PointsPrior(nn.Module):
         super().__init__()
         self.style = config.style
         self.condition = Condition(config, classes, vector, config.condition)
-        # as wide as the wider of them: a style of a few numbers would leave the condition no way through
+        # as wide as the wider of them, so that neither is squeezed through the other
         told = max(config.style, self.condition.width)
         self.mix = nn.Linear(config.style + self.condition.width, told) if self.condition.width else None
         prior = config.point_prior

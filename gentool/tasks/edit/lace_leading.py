@@ -51,7 +51,11 @@ class How:
 @torch.no_grad()
 def rendered(module: LaceModule, z: Tensor, label: Tensor | None) -> Tensor:
     """The pictures (N, C, H, W) of latents z (N, d)."""
-    w = module.generator.map(z, label)
+    return _pictures(module, module.generator.map(z, label))
+
+
+def _pictures(module: LaceModule, w: Tensor) -> Tensor:
+    """(N, C, H, W) of w, (N, d) or one a layer."""
     return torch.cat([module.generator.pictures(part) for part in w.split(256)])
 
 
@@ -127,7 +131,7 @@ def rendered_edits(
             :, None
         ]
         found.append(ws)
-    return [torch.cat([generator.pictures(part) for part in each.split(256)]) for each in found]
+    return [_pictures(module, each) for each in found]
 
 
 def led(

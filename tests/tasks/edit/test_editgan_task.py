@@ -50,23 +50,17 @@ def edited(call: Call, made: dict[str, Path], *more: Any) -> Any:
     return done.json
 
 
+def repainted(call: Call, made: dict[str, Path], count: int, out: Path, vector: Path) -> Any:
+    """Samples whose ink is to become paper, and the vector kept of that."""
+    wish = ("--relabel", "ink=paper", "-n", count, "--save-vector", vector)
+    return edited(call, made, *wish, *STEPS, "-o", out)
+
+
 def test_samples_relabelled_a_vector_kept_applied_and_refused(
     made: dict[str, Path], tmp_path: Path, call: Call
 ) -> None:
     vector = tmp_path / "v.safetensors"
-    found = edited(
-        call,
-        made,
-        "--relabel",
-        "ink=paper",
-        "-n",
-        3,
-        *STEPS,
-        "-o",
-        tmp_path / "a.npz",
-        "--save-vector",
-        vector,
-    )
+    found = repainted(call, made, 3, tmp_path / "a.npz", vector)
     assert (found["count"], found["edited"], found["psnr"]) == (3, 3, None)
     assert found["method"] == "editgan"
     assert len(found["moved_by_layer"]) == 4
@@ -95,19 +89,7 @@ def test_a_vector_at_several_scales_is_one_panel_and_a_file_each_or_a_batch(
     made: dict[str, Path], tmp_path: Path, call: Call
 ) -> None:
     vector = tmp_path / "v.safetensors"
-    edited(
-        call,
-        made,
-        "--relabel",
-        "ink=paper",
-        "-n",
-        2,
-        *STEPS,
-        "-o",
-        tmp_path / "a.npz",
-        "--save-vector",
-        vector,
-    )
+    repainted(call, made, 2, tmp_path / "a.npz", vector)
     fixed = ("--vector", vector, "--refine", 2)
     one = [
         edited(call, made, *fixed, "-n", 2, "--scale", s, "-o", tmp_path / f"{s}.npz") for s in ("-1", "2")
